@@ -1,0 +1,1 @@
+"""Which models are in memory: entries, leases, the eviction policy and the cache itself."""

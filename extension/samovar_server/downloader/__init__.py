@@ -1,0 +1,1 @@
+"""Bringing models onto this machine, one killable process per download."""

@@ -1,0 +1,1 @@
+"""The transformers engine. Imported only inside a worker process."""

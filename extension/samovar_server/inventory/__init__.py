@@ -1,0 +1,1 @@
+"""What is on disk: model references, model folders, the Hugging Face cache."""

@@ -1,0 +1,1 @@
+"""From a model reference and options to a running worker process."""

@@ -1,0 +1,1 @@
+"""Tornado routes below /v1: check, call the workbench, answer."""

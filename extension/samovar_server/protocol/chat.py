@@ -24,13 +24,16 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart]
+    content: list[TextPart]
     name: str | None = None
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _string_as_one_part(cls, value: Any) -> Any:
+        return [{"type": "text", "text": value}] if isinstance(value, str) else value
 
     def text(self) -> str:
         """The content as one string."""
-        if isinstance(self.content, str):
-            return self.content
         return "".join(part.text for part in self.content)
 
     def for_template(self) -> dict[str, Any]:
@@ -47,11 +50,6 @@ class ChatRequest(GenerationRequest):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     n: Literal[1] = 1
-
-    @field_validator("n", mode="before")
-    @classmethod
-    def _null_n_is_one(cls, value: Any) -> Any:
-        return 1 if value is None else value
 
     def output_limit(self) -> int | None:
         """Most tokens to generate; None means up to the end of the context window."""

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from samovar_server.errors import InvalidRequest
 from samovar_server.loader.options import Backend, Dtype, LoadOptions, Quantization
@@ -53,11 +53,17 @@ class GenerationRequest(BaseModel):
     context_length: Annotated[int, Field(ge=1)] | None = None
     ttl: Annotated[Finite, Field(ge=0)] | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_means_default(cls, data: Any) -> Any:
+        # As in OpenAI's API: a client that sends `"stop": null` asks for nothing.
+        if isinstance(data, dict):
+            return {name: value for name, value in data.items() if value is not None}
+        return data
+
     @field_validator("stop", mode="before")
     @classmethod
     def _stop_as_list(cls, value: Any) -> Any:
-        if value is None:
-            return []
         return [value] if isinstance(value, str) else value
 
     @field_validator("stop")

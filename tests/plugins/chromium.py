@@ -1,0 +1,47 @@
+"""Tests marked `browser` need Chromium: a user without one is told so, CI without one fails."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+MAC_CHROME = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
+HINT = "no Chromium: install chromium or google-chrome, or set SAMOVAR_CHROMIUM to its executable"
+
+_missed = pytest.StashKey[int]()
+
+
+def find_chromium() -> str | None:
+    """The executable to drive: SAMOVAR_CHROMIUM, else the first one found; None if there is none."""
+    configured = os.environ.get("SAMOVAR_CHROMIUM")
+    if configured:
+        return shutil.which(configured)
+    candidates = (*NAMES, MAC_CHROME) if sys.platform == "darwin" else NAMES
+    return next(filter(None, map(shutil.which, candidates)), None)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of the Chromium executable, for `executable_path` of playwright's `launch`."""
+    executable = find_chromium()
+    assert executable is not None, "a test that uses this fixture must be marked `browser`"
+    return executable
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("browser") is None or find_chromium() is not None:
+        return
+    if os.environ.get("CI"):
+        pytest.fail(HINT, pytrace=False)
+    item.config.stash[_missed] = item.config.stash.get(_missed, 0) + 1
+    pytest.skip(HINT)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    missed = config.stash.get(_missed, 0)
+    if missed:
+        terminalreporter.write_line(f"{missed} browser test(s) did not run: {HINT}", yellow=True, bold=True)

@@ -60,11 +60,19 @@ class PermissionDenied(SamovarError):
 
 
 class RouteNotFound(SamovarError):
-    """No such route or method below /v1."""
+    """No such route below /v1."""
 
     status = 404
     type = "invalid_request_error"
     code = "not_found"
+
+
+class MethodNotAllowed(SamovarError):
+    """The route exists, but not with this HTTP method; the message names those it has."""
+
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
 
 
 class ModelNotFound(SamovarError):

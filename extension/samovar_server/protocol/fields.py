@@ -30,22 +30,12 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class GenerationRequest(BaseModel):
-    """What every generating route understands: sampling, stopping, streaming, load options."""
+class LoadFields(BaseModel):
+    """Which model, and how it is to be held in memory: part of every request that may load one."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     model: str | None = None
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-
-    temperature: Annotated[Finite, Field(ge=0, le=100)] = 1.0
-    top_p: Annotated[Finite, Field(gt=0, le=1)] = 1.0
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: list[str] = []
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    user: str | None = None
-
     backend: Backend = "auto"
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")] = "auto"
     dtype: Dtype = "auto"
@@ -60,6 +50,30 @@ class GenerationRequest(BaseModel):
         if isinstance(data, dict):
             return {name: value for name, value in data.items() if value is not None}
         return data
+
+    def load_options(self) -> LoadOptions:
+        """The part of the request that says how the model is to be held in memory."""
+        return LoadOptions(
+            backend=self.backend,
+            device=self.device,
+            dtype=self.dtype,
+            quantization=self.quantization,
+            context_length=self.context_length,
+        )
+
+
+class GenerationRequest(LoadFields):
+    """What every generating route understands: sampling, stopping, streaming, load options."""
+
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    temperature: Annotated[Finite, Field(ge=0, le=100)] = 1.0
+    top_p: Annotated[Finite, Field(gt=0, le=1)] = 1.0
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: list[str] = []
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    user: str | None = None
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -76,16 +90,6 @@ class GenerationRequest(BaseModel):
         if any(len(text) > MAX_STOP_CHARACTERS for text in value):
             raise ValueError(f"a stop string may have at most {MAX_STOP_CHARACTERS} characters")
         return value
-
-    def load_options(self) -> LoadOptions:
-        """The part of the request that says how the model is to be held in memory."""
-        return LoadOptions(
-            backend=self.backend,
-            device=self.device,
-            dtype=self.dtype,
-            quantization=self.quantization,
-            context_length=self.context_length,
-        )
 
 
 RequestT = TypeVar("RequestT", bound=BaseModel)

@@ -1,0 +1,32 @@
+"""The bodies of `POST /v1/models/load`, `unload` and `unload-all`, checked."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from samovar_server.protocol.fields import LoadFields
+
+
+class LoadRequest(LoadFields):
+    """`pin` keeps the model from being evicted; `stream` asks for the load's progress as events."""
+
+    pin: bool = False
+    stream: bool = False
+
+
+class UnloadAllRequest(BaseModel):
+    """`drain` lets running requests end first, `now` ends them with a typed error."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    mode: Literal["drain", "now"] = "drain"
+
+
+class UnloadRequest(UnloadAllRequest):
+    """Which copies to unload: all of `model`, or only those of one backend or device."""
+
+    model: Annotated[str, Field(min_length=1)]
+    backend: str | None = None
+    device: str | None = None

@@ -1,0 +1,249 @@
+"""What every route below /v1 has in common: who may call, what an error looks like, who has gone."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import re
+import uuid
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import TracebackType
+from typing import Any, cast
+
+from jupyter_core.utils import ensure_async
+from jupyter_server import CallContext
+from jupyter_server.auth.identity import User
+from jupyter_server.auth.utils import HTTP_METHOD_TO_AUTH_ACTION
+from jupyter_server.base.handlers import APIHandler
+from tornado import web
+from tornado.iostream import StreamClosedError
+
+from samovar_server.errors import (
+    InvalidApiKey,
+    InvalidRequest,
+    MethodNotAllowed,
+    PermissionDenied,
+    RouteNotFound,
+    SamovarError,
+    TooLarge,
+)
+from samovar_server.relay import Relay
+from samovar_server.workbench import Workbench
+
+SERVICES = "samovar_services"
+"""The key of `Services` in the settings of Jupyter's web application."""
+
+NO_CREDENTIALS = (
+    "Missing or unknown credentials. Send the header 'Authorization: Bearer <token>' with the token of "
+    "this Jupyter server (`jupyter server list` shows it)."
+)
+FOREIGN_HOST = (
+    "This server does not answer under that host name. Use localhost or an IP address of loopback, or "
+    "start Jupyter with --ServerApp.allow_remote_access=True."
+)
+FOREIGN_ORIGIN = (
+    "A page of another origin may not call this server with a login cookie. Use 'Authorization: Bearer "
+    "<token>', or allow the origin with --ServerApp.allow_origin."
+)
+NO_XSRF = (
+    "A request without a token needs the header X-XSRFToken with the value of the _xsrf cookie. Programs "
+    "send 'Authorization: Bearer <token>' instead."
+)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the routes work with. `token` opens /v1 and nothing else of the Jupyter server."""
+
+    workbench: Workbench
+    relay: Relay
+    token: str = field(repr=False)
+    max_body_bytes: int
+
+
+class SamovarHandler(APIHandler):
+    """Base of all routes. Its `prepare` admits a caller or raises; methods only do their work.
+
+    Raise any SamovarError to answer with it.
+    """
+
+    auth_resource = "samovar"
+    _work: asyncio.Task[None] | None = None
+    _client_gone = False
+
+    @property
+    def services(self) -> Services:
+        """What the extension gave to the routes."""
+        return cast("Services", self.settings[SERVICES])
+
+    @property
+    def workbench(self) -> Workbench:
+        """The models in memory and on disk."""
+        return self.services.workbench
+
+    @cached_property
+    def request_id(self) -> str:
+        """The caller's X-Request-Id if it is a sane one, else a new one; answers and logs carry it."""
+        given = self.request.headers.get("X-Request-Id", "")
+        return given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+
+    def set_default_headers(self) -> None:
+        """Headers of every answer, errors included."""
+        super().set_default_headers()
+        self.set_header("X-Request-Id", self.request_id)
+
+    # Who may call
+
+    async def prepare(self) -> None:  # type: ignore[override]  # as APIHandler does
+        """Admit the caller by the scoped token or by Jupyter's own identity, or raise."""
+        if not self.check_host():
+            raise PermissionDenied(FOREIGN_HOST)
+        if self._has_scoped_token():
+            self._admit_scoped_token()
+        else:
+            await self._admit_jupyter_user()
+        self.update_api_activity()  # at the start too: a server must not be culled in a long stream
+        if len(self.request.body) > self.services.max_body_bytes:
+            raise TooLarge(
+                f"The request body has {len(self.request.body):,} bytes; at most "
+                f"{self.services.max_body_bytes:,} are accepted (c.SamovarApp.max_body_bytes)."
+            )
+
+    def _has_scoped_token(self) -> bool:
+        scheme, _, given = self.request.headers.get("Authorization", "").partition(" ")
+        return scheme.lower() in {"bearer", "token"} and hmac.compare_digest(
+            given.strip().encode(), self.services.token.encode()
+        )
+
+    def _admit_scoped_token(self) -> None:
+        # Jupyter's own prepare would ask its identity provider, which does not know this token, and
+        # then its authorizer, which may know no such user. This is what it does beside that.
+        CallContext.set(CallContext.JUPYTER_HANDLER, self)
+        self.current_user = self._jupyter_current_user = User(username="samovar-kernel")
+        self._token_authenticated = True  # a header, not a cookie: no XSRF check
+        self.set_cors_headers()
+
+    async def _admit_jupyter_user(self) -> None:
+        try:
+            await super().prepare()
+        except web.HTTPError as refusal:
+            raise self._explained(refusal) from refusal
+        method, user = self.request.method, self.current_user
+        if user is None:
+            if not getattr(getattr(self, method.lower()), "__allow_unauthenticated", False):
+                raise InvalidApiKey(NO_CREDENTIALS)
+            return
+        action = HTTP_METHOD_TO_AUTH_ACTION[method]
+        allowed = self.authorizer.is_authorized(self, user, action, self.auth_resource)
+        if not await ensure_async(allowed):
+            raise PermissionDenied(f"{user.username} may not {action} {self.auth_resource} on this server.")
+
+    def _explained(self, refusal: web.HTTPError) -> SamovarError | web.HTTPError:
+        """Jupyter's refusal with the status that API clients understand, and what to do about it."""
+        if not hasattr(self, "_jupyter_current_user"):  # the identity provider itself failed
+            return refusal
+        if self._jupyter_current_user is None:  # Jupyter complains of the missing XSRF token first
+            return InvalidApiKey(NO_CREDENTIALS)
+        if refusal.status_code == 404:
+            return PermissionDenied(FOREIGN_ORIGIN)
+        return PermissionDenied(NO_XSRF) if refusal.status_code == 403 else refusal
+
+    # What came in
+
+    def json_body(self) -> bytes:
+        """The body, not yet parsed; InvalidRequest when it is declared to be something else than JSON."""
+        declared = self.request.headers.get("Content-Type", "application/json")
+        if declared.partition(";")[0].strip().lower() != "application/json":
+            raise InvalidRequest(
+                "Send the request body as JSON, with the header 'Content-Type: application/json'."
+            )
+        return self.request.body
+
+    # What goes out
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Answer with OpenAI's error shape, whatever went wrong."""
+        error = self.as_error((kwargs.get("exc_info") or (None, None, None))[1])
+        self.set_status(error.status)
+        if error.retry_after is not None:
+            self.set_header("Retry-After", str(error.retry_after))
+        if isinstance(error, InvalidApiKey):
+            self.set_header("WWW-Authenticate", "Bearer")
+        if isinstance(error, MethodNotAllowed):
+            self.set_header("Allow", ", ".join(implemented_methods(type(self))))
+        if getattr(self, "_jupyter_current_user", None) is not None:
+            self.set_cors_headers()  # Tornado cleared them; without them a browser hides the error
+        self.finish(error.body())
+
+    def as_error(self, exception: BaseException | None) -> SamovarError:
+        """What the client is told of `exception`."""
+        if isinstance(exception, SamovarError):
+            return exception
+        match exception:
+            case web.HTTPError(status_code=405):
+                methods = ", ".join(implemented_methods(type(self)))
+                return MethodNotAllowed(f"{self.request.path} supports: {methods or 'no method'}.")
+            case web.HTTPError(status_code=404):
+                return RouteNotFound(f"There is no {self.request.path}. GET /v1 lists the routes.")
+            case web.HTTPError(status_code=401):
+                return InvalidApiKey(NO_CREDENTIALS)
+            case web.HTTPError(status_code=403):
+                return PermissionDenied("This caller is not allowed to use this server.")
+            case web.HTTPError(status_code=status) if status < 500:
+                return InvalidRequest("The request is malformed. Check its headers and its body.")
+        return SamovarError(
+            f"The server failed unexpectedly. Its log has the cause under the request id {self.request_id}."
+        )
+
+    def log_exception(
+        self,
+        typ: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        """Log an error once; never the request's URL, which may carry a token."""
+        where = (self.request.method, self.request.path, self.request_id)
+        if isinstance(value, SamovarError | web.HTTPError):
+            level = logging.WARNING if self.as_error(value).status >= 500 else logging.DEBUG
+            self.log.log(level, "%s %s (%s): %s", *where, value)
+        else:
+            self.log.error("%s %s (%s) failed", *where, exc_info=value)
+
+    # Whether the client is still there
+
+    async def while_connected(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work`, which answers the request; a client that goes away cancels it at once."""
+        self._work = asyncio.create_task(work)
+        try:
+            await self._work
+        except StreamClosedError:
+            self._client_gone = True
+        except asyncio.CancelledError:
+            if not self._client_gone:
+                raise
+        finally:
+            self._work = None
+        if self._client_gone:
+            self.log.info("%s (%s): the client went away", self.request.path, self.request_id)
+
+    def on_connection_close(self) -> None:
+        """Tornado calls this when the client closes the connection before the answer is complete."""
+        super().on_connection_close()
+        if self._work is not None:
+            self._client_gone = True
+            self._work.cancel()
+
+
+def implemented_methods(handler: type[web.RequestHandler]) -> list[str]:
+    """The HTTP methods that `handler` has; OPTIONS, which every route answers, is not named."""
+    return [
+        name
+        for name in handler.SUPPORTED_METHODS
+        if name != "OPTIONS"
+        and getattr(handler, name.lower()) is not getattr(web.RequestHandler, name.lower())
+    ]

@@ -1,0 +1,52 @@
+"""The way of a generating request: hold the model, send the body to its worker, pass the answer on."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from http import HTTPStatus
+
+from samovar_handlers.base import SamovarHandler
+from samovar_handlers.sse import EventStream, event, whole_events
+from samovar_server.loader.options import ProgressCallback
+from samovar_server.protocol.fields import GenerationRequest
+from samovar_server.relay import WorkerAnswer
+from samovar_server.workbench import Lease
+
+
+class GenerationHandler(SamovarHandler):
+    """Base of the routes that a worker answers."""
+
+    async def generate(self, path: str, body: bytes, request: GenerationRequest) -> None:
+        """Have the worker of the request's model answer `body` at `path`; `request` is `body`, checked."""
+        work = self._stream(path, body, request) if request.stream else self._whole(path, body, request)
+        await self.while_connected(work)
+
+    async def _whole(self, path: str, body: bytes, request: GenerationRequest) -> None:
+        async with self._lease(request) as lease, self.services.relay.post(lease, path, body) as answer:
+            await self._pass_on(answer)
+
+    async def _stream(self, path: str, body: bytes, request: GenerationRequest) -> None:
+        async with EventStream(self) as events, self._lease(request, events.on_progress) as lease:
+            events.loaded()
+            async with self.services.relay.post(lease, path, body) as answer:
+                if answer.status == HTTPStatus.OK:
+                    async for whole in whole_events(answer.chunks()):
+                        await events.send(whole)
+                elif await events.settle():
+                    await events.send(event(await answer.body()))
+                else:
+                    await self._pass_on(answer)
+
+    def _lease(
+        self, request: GenerationRequest, on_progress: ProgressCallback | None = None
+    ) -> AbstractAsyncContextManager[Lease]:
+        return self.workbench.acquire(
+            request.model, request.load_options(), ttl=request.ttl, on_progress=on_progress
+        )
+
+    async def _pass_on(self, answer: WorkerAnswer) -> None:
+        body = await answer.body()
+        self.set_status(answer.status)
+        if (retry_after := answer.header("Retry-After")) is not None:
+            self.set_header("Retry-After", retry_after)
+        self.finish(body)

@@ -1,0 +1,125 @@
+"""`/v1/models`: what is on disk, what is in memory, and bringing it there or away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from tornado import web
+
+from samovar_handlers.base import SamovarHandler
+from samovar_handlers.sse import DONE, EventStream, json_event, progress_event
+from samovar_server.cache.records import LoadedModel
+from samovar_server.errors import ModelNotFound
+from samovar_server.loader.options import ProgressCallback
+from samovar_server.protocol.fields import parse
+from samovar_server.protocol.models import LoadRequest, UnloadAllRequest, UnloadRequest
+from samovar_server.workbench import ModelCard
+
+
+def as_model(card: ModelCard) -> dict[str, Any]:
+    """A model in OpenAI's shape, and whether it is in memory."""
+    return {
+        "id": card.id,
+        "object": "model",
+        "created": card.created,
+        "owned_by": card.owned_by,
+        "loaded": card.loaded,
+    }
+
+
+def as_list(key: str, models: Sequence[LoadedModel]) -> dict[str, Any]:
+    """Models in memory, under `key`."""
+    return {key: [asdict(model) for model in models], "total_count": len(models)}
+
+
+class ModelsHandler(SamovarHandler):
+    """All models."""
+
+    @web.authenticated
+    def get(self) -> None:
+        """List the models on disk and in memory."""
+        self.finish({"object": "list", "data": [as_model(card) for card in self.workbench.models()]})
+
+
+class ModelHandler(SamovarHandler):
+    """One model."""
+
+    @web.authenticated
+    def get(self, reference: str) -> None:
+        """Describe one model, named by its id or an alias."""
+        name = self.workbench.aliases.get(reference, reference)
+        for card in self.workbench.models():
+            if card.id in {reference, name}:
+                self.finish(as_model(card))
+                return
+        raise ModelNotFound(
+            f"There is no model {reference!r} on this machine. GET /v1/models lists those there are; "
+            f"`samovar pull {reference}` brings it here.",
+            param="model",
+        )
+
+
+class LoadHandler(SamovarHandler):
+    """Loading ahead of the first request."""
+
+    @web.authenticated
+    async def post(self) -> None:
+        """Bring a model into memory; with `stream`, tell the progress as server-sent events."""
+        request = parse(LoadRequest, self.json_body())
+        await self.while_connected(self._stream(request) if request.stream else self._whole(request))
+
+    async def _whole(self, request: LoadRequest) -> None:
+        self.finish(asdict(await self._load(request)))
+
+    async def _stream(self, request: LoadRequest) -> None:
+        async with EventStream(self, show=progress_event) as events:
+            model = await self._load(request, events.on_progress)
+            await events.send(json_event(asdict(model)) + DONE)
+
+    async def _load(self, request: LoadRequest, on_progress: ProgressCallback | None = None) -> LoadedModel:
+        return await self.workbench.load(
+            request.model, request.load_options(), ttl=request.ttl, pin=request.pin, on_progress=on_progress
+        )
+
+
+class LoadedHandler(SamovarHandler):
+    """The models in memory."""
+
+    @web.authenticated
+    def get(self) -> None:
+        """List the models in memory, those being loaded and those whose load failed."""
+        self.finish(as_list("loaded_models", self.workbench.loaded()))
+
+
+class StatsHandler(SamovarHandler):
+    """The cache's counters."""
+
+    @web.authenticated
+    def get(self) -> None:
+        """Count loads, hits and evictions since the server started, and the memory in use."""
+        self.finish(asdict(self.workbench.stats()))
+
+
+class UnloadHandler(SamovarHandler):
+    """Freeing one model's memory."""
+
+    @web.authenticated
+    async def post(self) -> None:
+        """Free a model's memory; `mode` says whether its running requests end first."""
+        request = parse(UnloadRequest, self.json_body())
+        unloaded = await self.workbench.unload(
+            request.model, backend=request.backend, device=request.device, mode=request.mode
+        )
+        self.finish(as_list("unloaded_models", unloaded))
+
+
+class UnloadAllHandler(SamovarHandler):
+    """Freeing all memory."""
+
+    @web.authenticated
+    async def post(self) -> None:
+        """Free the memory of every model."""
+        request = parse(UnloadAllRequest, self.json_body()) if self.request.body else UnloadAllRequest()
+        self.finish(as_list("unloaded_models", await self.workbench.unload_all(mode=request.mode)))

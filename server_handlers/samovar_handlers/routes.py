@@ -1,0 +1,46 @@
+"""The table of routes below /v1, and how Tornado gets it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from samovar_handlers.base import SamovarHandler
+from samovar_handlers.chat import ChatCompletionsHandler
+from samovar_handlers.models import (
+    LoadedHandler,
+    LoadHandler,
+    ModelHandler,
+    ModelsHandler,
+    StatsHandler,
+    UnloadAllHandler,
+    UnloadHandler,
+)
+from samovar_handlers.system import HealthHandler, RoutesHandler, UnknownRouteHandler
+
+ROUTES: list[tuple[str, type[SamovarHandler]]] = [
+    ("/v1", RoutesHandler),
+    ("/v1/health", HealthHandler),
+    ("/v1/chat/completions", ChatCompletionsHandler),
+    ("/v1/models", ModelsHandler),
+    ("/v1/models/load", LoadHandler),
+    ("/v1/models/loaded", LoadedHandler),
+    ("/v1/models/stats", StatsHandler),
+    ("/v1/models/unload", UnloadHandler),
+    ("/v1/models/unload-all", UnloadAllHandler),
+    ("/v1/models/{id}", ModelHandler),  # after the fixed names: an id may be any path
+]
+
+
+def tornado_handlers() -> list[tuple[str, type[SamovarHandler], dict[str, Any]]]:
+    """The routes as Tornado wants them, relative to Jupyter's base URL; the last one takes the rest."""
+    handlers = [
+        (_pattern(path), handler, {"routes": ROUTES} if handler is RoutesHandler else {})
+        for path, handler in ROUTES
+    ]
+    return [*handlers, (r"/v1/.*", UnknownRouteHandler, {})]
+
+
+def _pattern(path: str) -> str:
+    """A path template as a regular expression; a trailing slash is the same route."""
+    return re.sub(r"\\{\w+\\}", "(.+?)", re.escape(path)) + "/?"

@@ -1,0 +1,54 @@
+"""`GET /v1/health`, `GET /v1`, and the answer to every path below /v1 that is none."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from jupyter_server.auth.decorator import allow_unauthenticated
+from tornado import web
+
+from samovar_handlers.base import SamovarHandler, implemented_methods
+from samovar_server.errors import RouteNotFound
+
+
+class HealthHandler(SamovarHandler):
+    """Whether the server answers. The only route that is open to everybody, so it tells no more."""
+
+    _track_activity = False  # probes do not keep an idle server alive
+
+    @allow_unauthenticated
+    def get(self) -> None:
+        """Say that the server answers; needs no credentials."""
+        self.finish({"status": "ok"})
+
+
+class RoutesHandler(SamovarHandler):
+    """What there is below /v1."""
+
+    def initialize(self, routes: Sequence[tuple[str, type[SamovarHandler]]]) -> None:
+        """`routes` are path templates and their handlers."""
+        self._routes = routes
+
+    @web.authenticated
+    def get(self) -> None:
+        """List the routes."""
+        self.finish({"object": "list", "data": [describe(*route) for route in self._routes]})
+
+
+class UnknownRouteHandler(SamovarHandler):
+    """Every other path: answered in OpenAI's error shape, and only to those who may call."""
+
+    @web.authenticated
+    def get(self) -> None:
+        """Say that there is nothing here, whatever the method."""
+        raise RouteNotFound(f"There is no {self.request.path}. GET /v1 lists the routes.")
+
+    head = post = put = patch = delete = get
+
+
+def describe(path: str, handler: type[SamovarHandler]) -> dict[str, Any]:
+    """A route's path, its methods, and what each of them does."""
+    methods = {name: inspect.getdoc(getattr(handler, name.lower())) for name in implemented_methods(handler)}
+    return {"path": path, "methods": methods}

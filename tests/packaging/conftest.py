@@ -19,7 +19,12 @@ OUTER_SITE_PACKAGES = Path(sysconfig.get_path("purelib"))
 def run(*command: str | Path, **options: object) -> str:
     """The command's stdout and stderr; a failure shows them."""
     done = subprocess.run(  # type: ignore[call-overload]
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL, **options
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        **options,
     )
     assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}"
     return done.stdout
@@ -63,7 +68,9 @@ class Environment:
 
     def python(self, *arguments: str) -> str:
         """Run its Python, away from the checkout and from the user's own Jupyter settings."""
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER", "PYTHON"))}
+        environ = {
+            name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER", "PYTHON"))
+        }
         environ |= {
             "HOME": str(self.home),
             "IPYTHONDIR": str(self.home / "ipython"),

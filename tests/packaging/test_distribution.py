@@ -48,7 +48,9 @@ def test_sdist_holds_sources_tests_and_papers_but_no_leavings(distributions: Dis
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"pyproject.toml", "constraints.txt", "LICENSE", "README.md", "ARCHITECTURE.md"} <= names
     assert {"tests/conftest.py", "script/lab", "script/test"} <= names
-    assert not [name for name in names if "__pycache__" in name or name.startswith((".venv", ".git/", "dist"))]
+    assert not [
+        name for name in names if "__pycache__" in name or name.startswith((".venv", ".git/", "dist"))
+    ]
 
 
 def test_wheel_from_the_sdist_equals_the_wheel_from_the_checkout(distributions: Distributions) -> None:

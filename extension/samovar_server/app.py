@@ -29,11 +29,12 @@ class SamovarApp(ExtensionApp):
     version = __version__
     description = __doc__ or ""
     examples = """
-        jupyter samovar                                  # a server without the Lab
-        jupyter samovar --port 8899 --Workbench.default_ttl=0
-        jupyter lab                                      # has the routes, too
-    """
-    classes = [Workbench]  # noqa: RUF012  # declared as Jupyter declares it
+jupyter samovar                         # a server without the Lab
+jupyter samovar --port=8899 --Workbench.default_ttl=0
+jupyter lab                             # has the routes, too
+"""
+    classes = [Workbench, ServerApp]  # noqa: RUF012  # declared as Jupyter declares it
+    aliases = {**ExtensionApp.aliases, "ip": "ServerApp.ip", "port": "ServerApp.port"}  # noqa: RUF012
     load_other_extensions = False  # of `jupyter samovar` only
     serverapp_config = {"open_browser": False}  # noqa: RUF012
 

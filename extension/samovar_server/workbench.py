@@ -2,78 +2,161 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from jupyter_core.paths import jupyter_data_dir
 from traitlets import Bool, Dict, Float, Int, List, Unicode, default
 from traitlets.config import LoggingConfigurable
 
+from samovar_server.backends.transformers import TransformersBackend
+from samovar_server.cache.clock import SystemClock
+from samovar_server.cache.entry import Entry, Lease
+from samovar_server.cache.manager import Mode, ModelCache
 from samovar_server.cache.records import CacheStats, LoadedModel
-from samovar_server.errors import BackendUnavailable, SamovarError
+from samovar_server.errors import BackendUnavailable, ModelNotFound
+from samovar_server.inventory.references import ResolvedModel, list_models, resolve
+from samovar_server.loader.devices import NvidiaGpus
+from samovar_server.loader.loader import Loader
+from samovar_server.loader.machine import Machine
 from samovar_server.loader.options import LoadOptions, ProgressCallback
+from samovar_server.loader.plan import LoadPlan
+
+__all__ = ["CacheStats", "Lease", "LoadedModel", "ModelCard", "Workbench"]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """One line of GET /v1/models. `created` is Unix seconds; `path` is None when only resident."""
+    """One line of GET /v1/models. `created` is Unix seconds; `path` is the model's folder."""
 
     id: str
     created: int
     owned_by: str
-    path: str | None
+    path: str
     loaded: bool
 
 
-@dataclass
-class Lease:
-    """The right to send one request to a model's worker; the model stays in memory while it is held."""
-
-    url: str
-    secret: str
-    model: LoadedModel
-
-    def failure(self) -> SamovarError:
-        """After the connection to the worker broke: why, as the error to answer with."""
-        raise NotImplementedError
-
-
 class Workbench(LoggingConfigurable):
-    """Everything between the routes and the workers."""
+    """Everything between the routes and the workers. Settings are read when it is made."""
 
-    default_model = Unicode("demo", help="The model of a request that names none.").tag(config=True)
-    model_folders = List(Unicode(), help="Folders whose subfolders are models.").tag(config=True)
+    default_model = Unicode("demo", help="The model that a request means which names none.").tag(config=True)
+
+    model_folders = List(
+        Unicode(),
+        help="""
+        Folders that hold models, each in a folder of its own (`name` or `org/name`). They are searched
+        in this order, before the Hugging Face cache. Default: samovar/models in Jupyter's data folder.
+        """,
+    ).tag(config=True)
+
     aliases = Dict(
         value_trait=Unicode(),
         key_trait=Unicode(),
         default_value={"demo": "HuggingFaceTB/SmolLM2-135M-Instruct"},
-        help="Short names of models.",
+        help="Short names for models: what a request may say, and the model that it means.",
     ).tag(config=True)
-    default_ttl = Float(300.0, help="Seconds an unused model stays in memory; 0: for ever.").tag(config=True)
-    cpu_memory_budget = Int(0, help="Bytes that models may take of main memory; 0: automatic.").tag(config=True)
-    slots = Int(16, help="Requests of one model that are decoded together.").tag(config=True)
-    max_queue = Int(256, help="Requests of one model that may wait for a slot.").tag(config=True)
-    spare_worker = Bool(True, help="Keep a worker with the libraries imported at hand.").tag(config=True)
+
+    default_ttl = Float(
+        300.0,
+        min=0.0,
+        help="Seconds that an unused model stays in memory, unless a request says otherwise. 0: for ever.",
+    ).tag(config=True)
+
+    cpu_memory_budget = Int(
+        0,
+        min=0,
+        help="""
+        Bytes of main memory that all models together may take. 0: four fifths of the memory that this
+        machine or container has, and no more than what other programs leave.
+        """,
+    ).tag(config=True)
+
+    slots = Int(
+        16,
+        min=1,
+        help="Requests that one model answers at the same time; fewer where memory does not allow it.",
+    ).tag(config=True)
+
+    max_queue = Int(
+        256,
+        min=0,
+        help="Requests that may wait for one model's slots; a request beyond that is refused with 429.",
+    ).tag(config=True)
+
+    load_timeout = Float(
+        600.0, min=1.0, help="Seconds that a load may take before it is given up as hung."
+    ).tag(config=True)
+
+    spare_worker = Bool(
+        True,
+        help="""
+        Keep one worker process waiting that has its libraries imported, so that a load takes seconds
+        less. It takes a few hundred megabytes of main memory.
+        """,
+    ).tag(config=True)
+
     worker_command = List(
-        Unicode(), help="Command that starts a worker; empty: this Python with samovar's engine."
+        Unicode(),
+        help="""
+        The command that starts a worker process, for instance of another Python environment with
+        samovar and torch in it: ["/path/to/python", "-m", "samovar_server.engine.worker"].
+        Default: this server's own Python.
+        """,
     ).tag(config=True)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._folders = [Path(folder).expanduser() for folder in self.model_folders]
+        self._backend = TransformersBackend(
+            command=self.worker_command, slots=self.slots, max_queue=self.max_queue
+        )
+        self._loader = Loader(
+            self._backend, self.log, load_timeout=self.load_timeout, spare=self.spare_worker
+        )
+        self._machine = Machine(NvidiaGpus.detect(), self.cpu_memory_budget)
+        self._cache = ModelCache(
+            self._loader.launch,
+            self._machine,
+            clock=SystemClock(),
+            log=self.log,
+            default_ttl=self.default_ttl,
+        )
 
     @default("model_folders")
     def _default_model_folders(self) -> list[str]:
         return [str(Path(jupyter_data_dir()) / "samovar" / "models")]
 
     async def start(self) -> None:
-        """Begin to serve; the spare worker is started in the background."""
+        """Begin to serve: start the spare worker, without waiting for it."""
+        try:
+            self._backend.check()
+        except BackendUnavailable as error:
+            self.log.warning(error.message)
+            return
+        self._loader.start_spare()
 
     async def stop(self) -> None:
-        """End all workers and await their exit. May be called twice."""
+        """End all worker processes, the spare included, and wait until they are gone."""
+        await self._loader.stop()
+        await self._cache.close()
 
     def models(self) -> list[ModelCard]:
-        """The models on disk and in memory."""
-        return []
+        """The models on disk, whether in memory or not. Reads the disk, so it may take a while."""
+        resident = {record.model_path for record in self.loaded() if record.state in ("ready", "draining")}
+        return [
+            ModelCard(
+                id=model.name,
+                created=int(model.modified),
+                owned_by=model.name.split("/")[0] if "/" in model.name else "local",
+                path=str(model.path),
+                loaded=str(model.path) in resident,
+            )
+            for model in list_models(self._folders)
+        ]
 
     def acquire(
         self,
@@ -83,12 +166,14 @@ class Workbench(LoggingConfigurable):
         ttl: float | None = None,
         on_progress: ProgressCallback | None = None,
     ) -> AbstractAsyncContextManager[Lease]:
-        """Hold `model` (None: the default one) in memory for one request, loading it first if needed."""
-        return self._acquire()
+        """Hold `model` (None: the default one) in memory for one request, loading it first if needed.
 
-    @asynccontextmanager
-    async def _acquire(self) -> AsyncIterator[Lease]:
-        yield Lease("", "", await self.load(None, LoadOptions()))
+        `ttl` is the model's time to live, in seconds, from now on. Entering raises InvalidRequest,
+        ModelNotFound, BackendUnavailable, InsufficientMemory, Conflict (pinned with other options),
+        LoadFailed, or ModelUnloaded when somebody cancels the load. Giving up the wait does not end
+        the load.
+        """
+        return self._acquire(model, options, ttl, on_progress)
 
     async def load(
         self,
@@ -99,28 +184,80 @@ class Workbench(LoggingConfigurable):
         pin: bool = False,
         on_progress: ProgressCallback | None = None,
     ) -> LoadedModel:
-        """Bring `model` into memory; joins a load that is under way."""
-        raise BackendUnavailable("No engine is installed here. Run: pip install 'samovar[local]'")
+        """Bring `model` into memory, or join the load that is under way. Raises what `acquire` raises.
+
+        A pinned model is neither evicted nor expires; an unload ends that too.
+        """
+        plan = await self._plan(model, options)
+        return await self._cache.load(plan, ttl=ttl, pin=pin, on_progress=on_progress)
 
     def loaded(self) -> list[LoadedModel]:
-        """The models in memory, those that are being loaded, and those whose last load failed."""
-        return []
+        """The models in memory, those on their way in or out, and those whose last load failed."""
+        return self._cache.loaded()
 
     def stats(self) -> CacheStats:
         """Counters since the server started, and the memory of each device."""
-        return CacheStats(0, 0, 0, 0, 0, 0.0, 0, 0.0, 0.0, [])
+        return self._cache.stats()
 
     async def unload(
-        self,
-        model: str,
-        *,
-        backend: str | None = None,
-        device: str | None = None,
-        mode: Literal["drain", "now"] = "drain",
+        self, model: str, *, backend: str | None = None, device: str | None = None, mode: Mode = "drain"
     ) -> list[LoadedModel]:
-        """Free the memory of `model`; `drain` lets its running requests end first."""
-        return []
+        """Free the memory of `model`, and say what was there; ModelNotFound when it is not in memory.
 
-    async def unload_all(self, *, mode: Literal["drain", "now"] = "drain") -> list[LoadedModel]:
+        `drain` lets its running requests end first, `now` ends them with ModelUnloaded. `backend` and
+        `device`, when given, must be those of the resident copy.
+        """
+        same = await self._ways_to_name(model)
+
+        def is_meant(entry: Entry) -> bool:
+            plan = entry.plan
+            return (
+                bool(same & ({plan.identity, plan.model.name} | entry.references))
+                and backend in (None, "auto", plan.backend)
+                and device in (None, "auto", plan.device, plan.device.partition(":")[0])
+            )
+
+        gone = await self._cache.unload(is_meant, mode)
+        if not gone:
+            resident = ", ".join(record.model for record in self.loaded()) or "none"
+            raise ModelNotFound(f"{model!r} is not in memory. Models in memory: {resident}.", param="model")
+        return gone
+
+    async def unload_all(self, *, mode: Mode = "drain") -> list[LoadedModel]:
         """Free the memory of every model."""
-        return []
+        return await self._cache.unload(lambda _: True, mode)
+
+    @asynccontextmanager
+    async def _acquire(
+        self,
+        model: str | None,
+        options: LoadOptions,
+        ttl: float | None,
+        on_progress: ProgressCallback | None,
+    ) -> AsyncIterator[Lease]:
+        plan = await self._plan(model, options)
+        async with self._cache.lease(plan, ttl=ttl, on_progress=on_progress) as lease:
+            yield lease
+
+    async def _plan(self, model: str | None, options: LoadOptions) -> LoadPlan:
+        """How to load; for a model in memory, without a look at the disk."""
+        reference = self.default_model if model is None else model
+        resident = self._cache.find(reference, options)
+        if resident is not None:
+            return resident
+        resolved = await self._resolve(reference)
+        self._backend.check()
+        budgets = self._machine.budgets(self._cache.used_bytes())
+        return await asyncio.to_thread(self._backend.plan, resolved, options, budgets)
+
+    async def _resolve(self, reference: str) -> ResolvedModel:
+        return await asyncio.to_thread(resolve, reference, folders=self._folders, aliases=self.aliases)
+
+    async def _ways_to_name(self, model: str) -> set[str]:
+        """Every way to name `model`; it may be in memory and on no disk any more."""
+        names = {model, self.aliases.get(model, model)}
+        try:
+            resolved = await self._resolve(model)
+        except ModelNotFound:
+            return names
+        return names | {str(resolved.path)}

@@ -1,7 +1,7 @@
 """A worker process without torch: the same pipes and the same HTTP, scripted by the model's folder.
 
-Start it in place of the real worker (`c.Workbench.worker_command = fakes.models.FAKE_WORKER`). A file
-`fake.json` in the model's folder says how it behaves; `fakes.models.FakeScript` lists the fields.
+Start it in place of the real worker: `c.Workbench.worker_command = FAKE_WORKER`. A file `fake.json`
+in the model's folder says how it behaves; `FakeScript` in models.py lists the fields.
 """
 
 from __future__ import annotations

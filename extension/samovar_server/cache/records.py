@@ -47,7 +47,13 @@ class DeviceMemory:
 
 @dataclass(frozen=True, slots=True)
 class CacheStats:
-    """Counters since the server started; `hit_rate` is hits / (hits + misses), 0 when none."""
+    """Counters since the server started, and what is in memory now.
+
+    `total_models_loaded` counts the models in memory, `active_models` those that answer a request
+    now. A hit is a request that found its model ready, a miss one that had to wait for a load;
+    `hit_rate` is hits / (hits + misses), 0 when none. `evictions` counts models that made room for
+    others, not those whose time was over. Memory is in megabytes of 10**6 bytes.
+    """
 
     total_models_loaded: int
     active_models: int

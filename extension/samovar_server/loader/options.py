@@ -9,6 +9,8 @@ from typing import Literal
 Backend = Literal["auto", "transformers"]
 Quantization = Literal["none"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+LoadPhase = Literal["queued", "starting", "importing", "weights", "warmup", "ready"]
+"""In the order in which a load goes through them."""
 
 BACKENDS: tuple[Backend, ...] = ("auto", "transformers")
 QUANTIZATIONS: tuple[Quantization, ...] = ("none",)
@@ -34,7 +36,7 @@ class LoadOptions:
 class LoadProgress:
     """One step of a load. `fraction` runs from 0 to 1 over the whole load and never falls."""
 
-    phase: Literal["queued", "starting", "importing", "weights", "warmup", "ready"]
+    phase: LoadPhase
     fraction: float
     bytes_done: int = 0
     bytes_total: int = 0

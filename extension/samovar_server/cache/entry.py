@@ -1,0 +1,224 @@
+"""One model in the cache: its state, who uses it, and why it ended.
+
+    starting --> ready --> draining --> stopped
+        |          |                       ^
+        |          +------> failed --------+  (failed: kept to be seen until the next load or unload)
+        +-----------------> failed / stopped  (stopped: the load was cancelled, or got no room)
+
+An entry is one load: when it has stopped or failed, the next load of the model is a new entry. Holders
+of an old one learn from `failure` what became of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from samovar_server.cache.policy import Holding, Phase, expiry
+from samovar_server.cache.records import LoadedModel, State
+from samovar_server.errors import ModelCrashed, SamovarError
+from samovar_server.loader.plan import LoadPlan
+from samovar_server.loader.progress import ProgressFeed
+from samovar_server.loader.spec import Ready
+
+_NEXT: Mapping[State, frozenset[State]] = {
+    "starting": frozenset({"ready", "failed", "stopped"}),
+    "ready": frozenset({"draining", "failed"}),
+    "draining": frozenset({"stopped"}),
+    "stopped": frozenset(),
+    "failed": frozenset({"stopped"}),
+}
+
+
+class Worker(Protocol):
+    """A running worker as the cache sees it."""
+
+    @property
+    def url(self) -> str:
+        """Where it answers, without a path."""
+
+    @property
+    def secret(self) -> str:
+        """What it wants to be shown."""
+
+    @property
+    def ready(self) -> Ready:
+        """What it told when it was ready."""
+
+    def alive(self) -> bool:
+        """Whether its process runs right now."""
+
+    async def exited(self) -> str:
+        """Wait for its end; says how it ended."""
+
+    async def stop(self) -> None:
+        """End it at once and wait until its memory is free."""
+
+
+@dataclass(slots=True)
+class Lease:
+    """The right to send one request to a model's worker: the model stays while the lease is held."""
+
+    url: str
+    secret: str = field(repr=False)
+    model: LoadedModel
+    _failure: Callable[[], SamovarError] = field(repr=False)
+
+    def failure(self) -> SamovarError:
+        """After the connection to the worker broke: why, as the error to answer with.
+
+        ModelUnloaded when the model was unloaded with mode=now, ModelCrashed else.
+        """
+        return self._failure()
+
+
+class Entry:
+    """One load of one model. Only the cache changes it; all of it happens on the server's loop."""
+
+    def __init__(self, plan: LoadPlan, *, number: int, ttl: float, now: float, log: logging.Logger) -> None:
+        self.plan = plan
+        self.number = number
+        """Rises from load to load: the order in which room is promised."""
+        self.references = {plan.model.reference}
+        """What the model was called by those who asked for it."""
+        self.ttl = ttl
+        self.pinned = False
+        self.memory_bytes = plan.memory.total_bytes
+        self.leases = 0
+        self.waiters = 0
+        """Requests that will take a lease as soon as the load is done."""
+        self.successors = 0
+        """Requests that wait for this entry to go, to load the model anew."""
+        self.last_used = now
+        self.loaded_at: float | None = None
+        self.worker: Worker | None = None
+        self.load_task: asyncio.Task[Worker] | None = None
+        self.doomed = False
+        """The load is not wanted any more."""
+        self.retiring = False
+        """The worker is being ended: nobody gets a lease now."""
+        self.has_room = False
+        """Whether the memory is taken; before that it is only promised."""
+        self.progress = ProgressFeed(log)
+        self.settled = asyncio.Event()
+        """The load has ended, well or badly."""
+        self.gone = asyncio.Event()
+        """No process is left and the memory is free."""
+        self._state: State = "starting"
+        self._error: SamovarError | None = None
+
+    @property
+    def state(self) -> State:
+        """Where the entry is in its life."""
+        return self._state
+
+    def move(self, state: State, error: SamovarError | None = None) -> None:
+        """Go on to `state`; `error` is what requests are told from now on."""
+        assert state in _NEXT[self._state], f"{self.plan.cache_key}: {self._state} -> {state}"
+        self._state = state
+        self._error = error or self._error
+        self.settled.set()
+        if state == "stopped":
+            self.gone.set()
+
+    def blame(self, error: SamovarError) -> None:
+        """Make `error` what the requests are told that are about to be cut off."""
+        self._error = error
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody uses the model or waits for its load."""
+        return self.leases == 0 and self.waiters == 0
+
+    def failure(self) -> SamovarError:
+        """Why a request that used or awaited this entry cannot go on; a fresh exception each time."""
+        if self._error is None:
+            return ModelCrashed(
+                f"The connection to the worker of {self.plan.model.name} broke. Send the request again; "
+                "if it happens again, see the server's log."
+            )
+        return type(self._error)(
+            self._error.message, param=self._error.param, retry_after=self._error.retry_after
+        )
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count one request that waits for the load."""
+        self.waiters += 1
+        try:
+            yield
+        finally:
+            self.waiters -= 1
+
+    @contextmanager
+    def succeeding(self) -> Iterator[None]:
+        """Count one request that waits for this entry to go."""
+        self.successors += 1
+        try:
+            yield
+        finally:
+            self.successors -= 1
+
+    @property
+    def expires_at(self) -> float | None:
+        """When the model will leave if nobody uses it; None while somebody does, or never."""
+        if self._state != "ready" or self.pinned or not self.idle:
+            return None
+        return expiry(self.ttl, self.last_used)
+
+    def holding(self) -> Holding | None:
+        """The entry as the eviction policy sees it; None when it has no claim on memory."""
+        phase = self._phase()
+        if phase is None:
+            return None
+        return Holding(
+            key=self.plan.identity,
+            memory_bytes=self.memory_bytes,
+            phase=phase,
+            idle=self._state == "ready" and self.idle,
+            pinned=self.pinned,
+            last_used=self.last_used,
+            expires_at=self.expires_at,
+        )
+
+    def _phase(self) -> Phase | None:
+        match self._state:
+            case "starting":
+                return "resident" if self.has_room else "waiting"
+            case "ready":
+                return "resident"
+            case "draining":
+                return "leaving"
+            case _:
+                return None
+
+    def record(self, now: float) -> LoadedModel:
+        """A snapshot for /v1/models/loaded."""
+        ready = self.worker.ready if self.worker is not None else None
+        plan, expires_at = self.plan, self.expires_at
+        return LoadedModel(
+            cache_key=plan.cache_key,
+            model=plan.model.name,
+            model_path=str(plan.model.path),
+            backend=plan.backend,
+            device=ready.device if ready else plan.device,
+            dtype=ready.dtype if ready else plan.dtype,
+            quantization=plan.quantization,
+            state=self._state,
+            memory_bytes=self.memory_bytes,
+            in_flight=self.leases,
+            queued=self.waiters + self.successors,
+            pinned=self.pinned,
+            loaded_at=self.loaded_at,
+            last_used=self.last_used,
+            expires_at=expires_at,
+            ttl=self.ttl,
+            ttl_remaining=None if expires_at is None else max(expires_at - now, 0.0),
+            context_length=ready.context_length if ready else plan.memory.context_length,
+            load_seconds=dict(ready.load_seconds) if ready else {},
+            error=self._error.message if self._error is not None and self._state == "failed" else None,
+        )

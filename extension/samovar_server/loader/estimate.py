@@ -1,0 +1,178 @@
+"""How much memory a model will take, from its config.json and the headers of its safetensors files.
+
+Weights, plus keys and values for every slot at full length, plus what the process itself takes. The
+weights are not read and torch is not imported, so an estimate costs milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from samovar_server.errors import InvalidRequest, LoadFailed
+
+DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+MIB = 1024 * 1024
+PROCESS_BYTES: Mapping[str, int] = {"cpu": 512 * MIB, "cuda": 1024 * MIB}
+"""Python with torch and transformers, or a CUDA context with its kernels; and room for activations."""
+
+MAX_HEADER_BYTES = 100 * MIB
+"""As the safetensors library has it."""
+
+_ITEM_BITS: Mapping[str, int] = {
+    "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8,
+    "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16, "U8": 8, "BOOL": 8,
+}  # fmt: skip
+_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+"""Loaded in the dtype that was asked for; all others stay as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What the estimate needs of a config.json. None or 0: the config does not say."""
+
+    dtype: str | None
+    max_context: int | None
+    layers: int
+    kv_width: int
+    vocabulary: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """Bytes that a load will take, and what they are made of."""
+
+    weights_bytes: int
+    kv_bytes_per_token: int
+    context_length: int | None
+    slots: int
+    overhead_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """The whole: weights, keys and values of all slots at full length, overhead."""
+        kv = self.kv_bytes_per_token * (self.context_length or 0) * self.slots
+        return self.weights_bytes + kv + self.overhead_bytes
+
+
+def read_shape(folder: Path) -> ModelShape:
+    """The model's shape; LoadFailed when its config.json cannot be read."""
+    config = _read_object(folder / "config.json")
+    text = config.get("text_config")
+    if isinstance(text, dict):  # models that also see or hear keep their language part apart
+        config = {**config, **text}
+    heads = _count(config, "num_attention_heads", "n_head", "num_heads")
+    head_dim = _count(config, "head_dim") or (
+        _count(config, "hidden_size", "n_embd", "d_model") // heads if heads else 0
+    )
+    dtype = config.get("dtype", config.get("torch_dtype"))
+    return ModelShape(
+        dtype=dtype if isinstance(dtype, str) else None,
+        max_context=_count(config, "max_position_embeddings", "n_positions", "max_seq_len") or None,
+        layers=_count(config, "num_hidden_layers", "n_layer", "num_layers"),
+        kv_width=(_count(config, "num_key_value_heads") or heads) * head_dim,
+        vocabulary=_count(config, "vocab_size"),
+    )
+
+
+def weights_bytes(folder: Path, dtype: str) -> int:
+    """Bytes of the model's weights once they are loaded as `dtype`.
+
+    LoadFailed when there are no safetensors files, or one is damaged.
+    """
+    files = _weight_files(folder)
+    if not files:
+        raise LoadFailed(
+            f"{folder.name} has no safetensors files. Other weights (pickles) are not loaded, as they "
+            "can run code; convert the model to safetensors first."
+        )
+    return sum(_tensor_bytes(*tensor, dtype) for file in files for tensor in _tensors(file))
+
+
+def estimate(
+    shape: ModelShape, weights: int, *, device: str, dtype: str, context_length: int | None, slots: int
+) -> MemoryEstimate:
+    """The memory of a load with `slots` requests at once, each of up to `context_length` tokens."""
+    logits = slots * shape.vocabulary * DTYPE_BYTES["float32"]
+    return MemoryEstimate(
+        weights_bytes=weights,
+        kv_bytes_per_token=2 * shape.layers * shape.kv_width * DTYPE_BYTES[dtype],
+        context_length=context_length,
+        slots=slots,
+        overhead_bytes=PROCESS_BYTES[device.partition(":")[0]] + logits,
+    )
+
+
+def choose_context(shape: ModelShape, asked: int | None) -> int | None:
+    """The context length to load with; InvalidRequest when the model's own window is shorter."""
+    if asked is not None and shape.max_context is not None and asked > shape.max_context:
+        raise InvalidRequest(
+            f"context_length: this model's window has {shape.max_context} tokens (got {asked}). "
+            "Ask for that many or fewer, or leave it out.",
+            param="context_length",
+        )
+    return asked if asked is not None else shape.max_context
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON object from the model's folder."""
+    try:
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from None
+    if not isinstance(config, dict):
+        raise _damaged(path, TypeError("not a JSON object"))
+    return config
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files a load reads: a repo may hold the same weights again under other names."""
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if index.is_file():
+        weight_map = _read_object(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise _damaged(index, TypeError("no weight_map"))
+        return [folder / str(name) for name in sorted(set(weight_map.values()))]
+    return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+
+
+def _damaged(path: Path, error: Exception) -> LoadFailed:
+    # The text of an OSError holds the whole path, which is nobody's business outside.
+    reason = error.strerror if isinstance(error, OSError) else error
+    return LoadFailed(f"{path.name} of {path.parent.name} cannot be read ({reason}). Get the model again.")
+
+
+def _count(config: Mapping[str, Any], *names: str) -> int:
+    """The first of the fields that is a positive integer, else 0."""
+    for name in names:
+        value = config.get(name)
+        if isinstance(value, int) and value > 0:
+            return value
+    return 0
+
+
+def _tensors(file: Path) -> list[tuple[str, list[int]]]:
+    """(dtype, shape) of each tensor in a safetensors file."""
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if not 0 < length <= MAX_HEADER_BYTES:
+                raise ValueError(f"a header of {length} bytes")
+            header = json.loads(stream.read(length))
+        return [
+            (str(entry["dtype"]), [int(size) for size in entry["shape"]])
+            for name, entry in header.items()
+            if name != "__metadata__"
+        ]
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise _damaged(file, error) from None
+
+
+def _tensor_bytes(stored: str, shape: list[int], dtype: str) -> int:
+    bits = DTYPE_BYTES[dtype] * 8 if stored in _FLOATS else _ITEM_BITS.get(stored, 32)
+    return math.ceil(math.prod(shape) * bits / 8)

@@ -1,0 +1,79 @@
+"""From a plan to a running worker."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from dataclasses import dataclass, field
+
+from samovar_server.backends.base import Backend
+from samovar_server.loader.options import LoadProgress, ProgressCallback
+from samovar_server.loader.plan import LoadPlan
+from samovar_server.loader.process import WorkerProcess
+from samovar_server.loader.spare import SpareWorker
+from samovar_server.loader.spec import Ready
+
+SECRET_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class RunningWorker:
+    """A worker that serves its model over HTTP at `url`, to whoever knows `secret`."""
+
+    url: str
+    secret: str = field(repr=False)
+    ready: Ready
+    process: WorkerProcess
+
+    def alive(self) -> bool:
+        """Whether the process runs right now."""
+        return self.process.alive()
+
+    async def exited(self) -> str:
+        """Wait for the process to end; says how it ended."""
+        return await self.process.exited()
+
+    async def stop(self) -> None:
+        """End the process at once and wait until it is gone."""
+        await self.process.stop()
+
+
+class Loader:
+    """Starts the workers of one backend. `load_timeout` is in seconds; `spare` False keeps none."""
+
+    def __init__(self, backend: Backend, log: logging.Logger, *, load_timeout: float, spare: bool) -> None:
+        self._backend = backend
+        self._log = log
+        self._load_timeout = load_timeout
+        self._spare = SpareWorker(self._spawn, log, enabled=spare)
+        self._loading = 0
+
+    def start_spare(self) -> None:
+        """Have a spare worker, unless a load is under way: that one starts it when it ends."""
+        if self._loading == 0:
+            self._spare.replenish()
+
+    async def launch(self, plan: LoadPlan, report: ProgressCallback) -> RunningWorker:
+        """Load a model into a worker of its own. Raises LoadFailed; leaves no process behind then."""
+        secret = secrets.token_urlsafe(SECRET_BYTES)
+        process: WorkerProcess | None = None
+        self._loading += 1
+        try:
+            report(LoadProgress("starting", 0.0))
+            process = await self._spare.take()
+            ready = await process.load(self._backend.spec(plan, secret), report, self._load_timeout)
+        except BaseException:
+            if process is not None:
+                await process.stop()
+            raise
+        finally:
+            self._loading -= 1
+            self.start_spare()
+        return RunningWorker(f"http://127.0.0.1:{ready.port}", secret, ready, process)
+
+    async def stop(self) -> None:
+        """End the spare worker. Loads under way are their callers' to cancel."""
+        await self._spare.stop()
+
+    async def _spawn(self) -> WorkerProcess:
+        return await WorkerProcess.spawn(self._backend.command, self._log, self._backend.environment)

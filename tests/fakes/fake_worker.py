@@ -100,11 +100,11 @@ class ChatHandler(Base):
         if not request.stream:
             message = {"role": "assistant", "content": "".join(pieces)}
             choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
-            await self.finish({**self.head("chat.completion"), "choices": [choice], "usage": usage})
+            await self.finish({**self.envelope("chat.completion"), "choices": [choice], "usage": usage})
             return
         await self.event(request, {}, reason)
         if request.stream_options is not None and request.stream_options.include_usage:
-            await self.send({**self.head("chat.completion.chunk"), "choices": [], "usage": usage})
+            await self.send({**self.envelope("chat.completion.chunk"), "choices": [], "usage": usage})
         self.write("data: [DONE]\n\n")
         await self.finish()
 
@@ -137,7 +137,7 @@ class ChatHandler(Base):
         if self.gone.is_set():
             raise tornado.iostream.StreamClosedError
 
-    def head(self, kind: str) -> dict[str, Any]:
+    def envelope(self, kind: str) -> dict[str, Any]:
         return {
             "id": "chatcmpl-fake",
             "object": kind,
@@ -147,7 +147,7 @@ class ChatHandler(Base):
 
     async def event(self, request: ChatRequest, delta: dict[str, str], reason: str | None) -> None:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-        chunk = {**self.head("chat.completion.chunk"), "choices": [choice]}
+        chunk = {**self.envelope("chat.completion.chunk"), "choices": [choice]}
         if request.stream_options is not None and request.stream_options.include_usage:
             chunk["usage"] = None
         await self.send(chunk)

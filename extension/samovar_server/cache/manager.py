@@ -174,8 +174,8 @@ class ModelCache:
             if self._closed:
                 raise self._closing()
             entry = self._entries.get(plan.identity)
-            if entry is not None and entry.state == "ready" and not _is_alive(entry):
-                self._crashed(entry)
+            if entry is not None:
+                self._notice_crash(entry)
             if entry is None or entry.state == "failed":
                 entry = self._begin(plan)
             if entry.state != "ready" and is_request and not missed:
@@ -227,6 +227,7 @@ class ModelCache:
         try:
             with entry.waiting(), entry.progress.listening(on_progress):
                 await entry.settled.wait()
+                self._notice_crash(entry)
                 # An unload that drains may have come in between: it waits for those who came before.
                 if entry.state not in ("ready", "draining") or entry.retiring:
                     raise entry.failure()
@@ -382,8 +383,15 @@ class ModelCache:
             self._crashed(entry, how)
         await worker.stop()
 
-    def _crashed(self, entry: Entry, how: str = "ended") -> None:
-        """The worker is gone: `how` is known a moment later than that, when the system has told."""
+    def _notice_crash(self, entry: Entry) -> None:
+        """Look whether the worker is gone, though `_watch` has not been told yet."""
+        if entry.state not in ("ready", "draining") or entry.retiring:
+            return
+        assert entry.worker is not None
+        if not entry.worker.alive():
+            self._crashed(entry, "ended")
+
+    def _crashed(self, entry: Entry, how: str) -> None:
         name = entry.plan.model.name
         error = ModelCrashed(f"The worker of {name} {how}. Send the request again to load the model afresh.")
         if entry.state == "ready":
@@ -395,8 +403,7 @@ class ModelCache:
         self._announce()
 
     def _failure(self, entry: Entry) -> SamovarError:
-        if entry.state in ("ready", "draining") and not entry.retiring and not _is_alive(entry):
-            self._crashed(entry)
+        self._notice_crash(entry)
         return entry.failure()
 
     def _closing(self) -> SamovarError:
@@ -413,7 +420,3 @@ class ModelCache:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _is_alive(entry: Entry) -> bool:
-    return entry.worker is not None and entry.worker.alive()

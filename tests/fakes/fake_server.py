@@ -1,0 +1,264 @@
+"""A samovar server without models: speaks the /v1 routes, answers by a script, notes what it was asked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from tornado import web
+from tornado.httpserver import HTTPServer
+from tornado.iostream import StreamClosedError
+from tornado.netutil import bind_sockets
+
+TOKEN = "fake-token"
+MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+SECONDS = 20.0  # that a test waits for what must happen at once
+RESIDENT = {
+    "cache_key": "k",
+    "model": MODEL,
+    "model_path": "SmolLM2-135M-Instruct",
+    "backend": "transformers",
+    "device": "cpu",
+    "dtype": "float32",
+    "quantization": "none",
+    "state": "ready",
+    "memory_bytes": 538_000_000,
+    "in_flight": 1,
+    "queued": 0,
+    "pinned": False,
+    "loaded_at": 1.0,
+    "last_used": 2.0,
+    "expires_at": 302.0,
+    "ttl": 300.0,
+    "ttl_remaining": 300.0,
+    "context_length": 2048,
+    "load_seconds": {"import": 0.1, "weights": 1.2},
+    "error": None,
+}
+
+
+def error_body(code: str, message: str, param: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "invalid_request_error", "param": param, "code": code}}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer of a streaming route.
+
+    After `hang_after` pieces it waits until the client leaves; after `drop_after` the connection is cut;
+    after `fail_after` comes `error`, which without that is the answer itself with `status`.
+    """
+
+    pieces: Sequence[str] = ("Hello", " world", "!")
+    comments: Sequence[str] = ()
+    finish_reason: str = "stop"
+    prompt_tokens: int = 7
+    error: Mapping[str, Any] | None = None
+    status: int = 400
+    hang_after: int | None = None
+    drop_after: int | None = None
+    fail_after: int | None = None
+
+
+@dataclass(frozen=True)
+class Load:
+    """One answer of the load route: `progress` events, then `hang`, or `error`, or the loaded model."""
+
+    progress: Sequence[Mapping[str, Any]] = ()
+    error: Mapping[str, Any] | None = None
+    hang: bool = False
+
+
+@dataclass(frozen=True)
+class Asked:
+    method: str
+    path: str
+    body: dict[str, Any]
+
+
+@dataclass
+class FakeServer:
+    """Use it with `with`. `enqueue` says how the next requests are answered; then come plain ones."""
+
+    models: list[str] = field(default_factory=lambda: [MODEL])
+    resident: list[dict[str, Any]] = field(default_factory=lambda: [dict(RESIDENT)])
+    asked: list[Asked] = field(default_factory=list)
+    replies: deque[Reply] = field(default_factory=deque)
+    loads: deque[Load] = field(default_factory=deque)
+    hanging: threading.Event = field(default_factory=threading.Event)
+    disconnected: threading.Event = field(default_factory=threading.Event)
+    url: str = ""
+    token: str = TOKEN
+
+    def enqueue(self, *replies: Reply | Load) -> None:
+        for reply in replies:
+            if isinstance(reply, Load):
+                self.loads.append(reply)
+            else:
+                self.replies.append(reply)
+
+    def asked_at(self, path: str) -> list[dict[str, Any]]:
+        return [asked.body for asked in self.asked if asked.path == path]
+
+    def __enter__(self) -> Self:
+        started = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(started)), daemon=True)
+        self._thread.start()
+        assert started.wait(SECONDS)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(SECONDS)
+
+    async def _serve(self, started: threading.Event) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        routes = [
+            ("/v1/health", Health),
+            ("/v1/models", Models),
+            ("/v1/models/loaded", Loaded),
+            ("/v1/models/load", LoadRoute),
+            ("/v1/models/unload", Unload),
+            ("/v1/models/unload-all", Unload),
+            ("/v1/chat/completions", Chat),
+        ]
+        application = web.Application([(path, handler, {"fake": self}) for path, handler in routes])
+        server = HTTPServer(application)
+        sockets = bind_sockets(0, "127.0.0.1")
+        server.add_sockets(sockets)
+        self.url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}/v1"
+        started.set()
+        await self._stop.wait()
+        server.stop()
+        await server.close_all_connections()
+
+
+class Handler(web.RequestHandler):
+    def initialize(self, fake: FakeServer) -> None:
+        self.fake = fake
+        self.gone = asyncio.Event()
+
+    def prepare(self) -> None:
+        body = json.loads(self.request.body) if self.request.body else {}
+        self.fake.asked.append(Asked(str(self.request.method), self.request.path, body))
+        self.body = body
+        if self.request.headers.get("Authorization") != f"Bearer {self.fake.token}":
+            self.refuse(401, error_body("invalid_api_key", "Missing or unknown credentials."))
+
+    def refuse(self, status: int, body: Mapping[str, Any]) -> None:
+        self.set_status(status)
+        self.finish(dict(body))
+
+    def on_connection_close(self) -> None:
+        self.gone.set()
+        self.fake.disconnected.set()
+
+    async def event(self, told: Mapping[str, Any] | str) -> None:
+        self.set_header("Content-Type", "text/event-stream")
+        self.write(f"data: {told if isinstance(told, str) else json.dumps(told)}\n\n")
+        await self.flush()
+
+    async def comment(self, text: str) -> None:
+        self.write(f": {text}\n\n")
+        await self.flush()
+
+    async def hang(self) -> None:
+        self.fake.hanging.set()
+        await self.gone.wait()
+
+    def log_exception(self, *exception: Any) -> None:
+        if not isinstance(exception[1], StreamClosedError):
+            super().log_exception(*exception)
+
+
+class Health(Handler):
+    def prepare(self) -> None:
+        """Open to everybody."""
+
+    def get(self) -> None:
+        self.finish({"status": "ok"})
+
+
+class Models(Handler):
+    def get(self) -> None:
+        data = [{"id": name, "object": "model", "created": 1, "owned_by": "x"} for name in self.fake.models]
+        self.finish({"object": "list", "data": data})
+
+
+class Loaded(Handler):
+    def get(self) -> None:
+        self.finish({"loaded_models": self.fake.resident, "total_count": len(self.fake.resident)})
+
+
+class LoadRoute(Handler):
+    async def post(self) -> None:
+        script = self.fake.loads.popleft() if self.fake.loads else Load()
+        for step in script.progress:
+            await self.event(step)
+        if script.hang:
+            await self.hang()
+        elif script.error is not None and not script.progress:
+            self.refuse(404, script.error)
+        elif script.error is not None:
+            await self.event(script.error)
+        else:
+            await self.event(RESIDENT)
+            await self.event("[DONE]")
+
+
+class Unload(Handler):
+    def post(self) -> None:
+        unloaded, self.fake.resident = self.fake.resident, []
+        self.finish({"unloaded_models": unloaded, "total_count": len(unloaded)})
+
+
+class Chat(Handler):
+    async def post(self) -> None:
+        reply = self.fake.replies.popleft() if self.fake.replies else Reply()
+        if reply.error is not None and reply.fail_after is None:
+            self.refuse(reply.status, reply.error)
+        elif self.body.get("stream"):
+            await self._stream(reply)
+        else:
+            self.finish(self._whole(reply))
+
+    async def _stream(self, reply: Reply) -> None:
+        for comment in reply.comments:
+            await self.comment(comment)
+        for count, piece in enumerate([*reply.pieces, None]):
+            if count == reply.hang_after:
+                return await self.hang()
+            if count == reply.drop_after:
+                return self.request.connection.stream.close()  # type: ignore[union-attr]
+            if count == reply.fail_after and reply.error is not None:
+                return await self.event(reply.error)
+            if piece is not None:
+                await self.event(self._chunk([{"index": 0, "delta": {"content": piece}, "finish_reason": None}]))
+        await self.event(self._chunk([{"index": 0, "delta": {}, "finish_reason": reply.finish_reason}]))
+        if (self.body.get("stream_options") or {}).get("include_usage"):
+            await self.event(self._chunk([]) | {"usage": self._usage(reply)})
+        await self.event("[DONE]")
+
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": MODEL, "choices": choices}
+
+    def _whole(self, reply: Reply) -> dict[str, Any]:
+        message = {"role": "assistant", "content": "".join(reply.pieces)}
+        choice = {"index": 0, "message": message, "finish_reason": reply.finish_reason}
+        return self._chunk([choice]) | {"object": "chat.completion", "usage": self._usage(reply)}
+
+    def _usage(self, reply: Reply) -> dict[str, int]:
+        total = reply.prompt_tokens + len(reply.pieces)
+        return {
+            "prompt_tokens": reply.prompt_tokens,
+            "completion_tokens": len(reply.pieces),
+            "total_tokens": total,
+        }

@@ -235,20 +235,31 @@ class Chat(Handler):
             await self.comment(comment)
         for count, piece in enumerate([*reply.pieces, None]):
             if count == reply.hang_after:
-                return await self.hang()
+                await self.hang()
+                return
             if count == reply.drop_after:
-                return self.request.connection.stream.close()  # type: ignore[union-attr]
+                self.request.connection.stream.close()  # type: ignore[union-attr]
+                return
             if count == reply.fail_after and reply.error is not None:
-                return await self.event(reply.error)
+                await self.event(reply.error)
+                return
             if piece is not None:
-                await self.event(self._chunk([{"index": 0, "delta": {"content": piece}, "finish_reason": None}]))
+                await self.event(
+                    self._chunk([{"index": 0, "delta": {"content": piece}, "finish_reason": None}])
+                )
         await self.event(self._chunk([{"index": 0, "delta": {}, "finish_reason": reply.finish_reason}]))
         if (self.body.get("stream_options") or {}).get("include_usage"):
             await self.event(self._chunk([]) | {"usage": self._usage(reply)})
         await self.event("[DONE]")
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": MODEL, "choices": choices}
+        return {
+            "id": "c1",
+            "object": "chat.completion.chunk",
+            "created": 1,
+            "model": MODEL,
+            "choices": choices,
+        }
 
     def _whole(self, reply: Reply) -> dict[str, Any]:
         message = {"role": "assistant", "content": "".join(reply.pieces)}

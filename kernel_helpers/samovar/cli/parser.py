@@ -1,0 +1,66 @@
+"""What can be written behind `samovar`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from samovar.errors import BadOption
+from samovar.options import OptionParser, add_generation_options, nearest
+
+DESCRIPTION = """\
+Language models kept hot for every notebook, from a terminal.
+
+Commands work with the samovar server that is running; SAMOVAR_URL and SAMOVAR_TOKEN name another."""
+
+
+class CommandParser(OptionParser):
+    """The parser of the whole command line."""
+
+    commands: Sequence[str] = ()
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """The command and its options, or BadOption that names the nearest right one."""
+        first = next(iter(arguments), "-")
+        if not first.startswith("-") and first not in self.commands:
+            near = nearest(first, self.commands)
+            hint = f"Did you mean {near}?" if near else f"There are: {', '.join(self.commands)}."
+            raise BadOption(f"There is no command {first!r}. {hint}")
+        if first in LAUNCHERS:  # everything behind it is Jupyter's
+            return argparse.Namespace(command=first, jupyter=list(arguments[1:]), version=False)
+        return super().parse(arguments)
+
+
+LAUNCHERS = ("serve", "lab")
+
+
+def make_parser() -> CommandParser:
+    """The parser of `samovar`."""
+    parser = CommandParser("samovar", description=DESCRIPTION)
+    parser.add_argument("--version", action="store_true", help="show the version")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", title="commands", parser_class=OptionParser
+    )
+
+    pull = commands.add_parser("pull", help="bring a model to this machine")
+    pull.add_argument("model", metavar="MODEL", help="such as demo")
+
+    commands.add_parser("list", help="list the models on this machine")
+    commands.add_parser("ps", help="list the models in memory")
+
+    run = commands.add_parser("run", help="generate text")
+    run.add_argument("prompt", nargs="*", metavar="PROMPT", help="the prompt; without one, standard input is")
+    add_generation_options(run)
+
+    stop = commands.add_parser("stop", help="free the memory of a model")
+    stop.add_argument("model", nargs="?", metavar="MODEL")
+    stop.add_argument("--all", action="store_true", help="of all models")
+    stop.add_argument(
+        "--now", action="store_true", help="end its running requests instead of waiting for them"
+    )
+
+    for name, what in zip(LAUNCHERS, ("start a server without the Lab", "start JupyterLab"), strict=True):
+        commands.add_parser(name, help=f"{what}; options are Jupyter's", add_help=False)
+
+    parser.commands = tuple(commands.choices)
+    return parser

@@ -1,0 +1,134 @@
+"""Where a load and a generation appear while they go on: in a notebook's cell or on a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, Protocol, TextIO
+
+from samovar.progress import ProgressLine, describe
+from samovar.records import LoadProgress
+
+if TYPE_CHECKING:
+    from IPython.display import DisplayHandle
+
+Rendering = Literal["text", "markdown", "raw"]
+
+SECONDS_PER_CHARACTER = 2e-6
+"""A cell is sent whole at every update, so the pause between updates grows with the text: a tenth of a
+second at 50,000 characters. Up to a few thousand characters every token is shown as it arrives."""
+
+_CONTROL = dict.fromkeys(code for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t")
+
+
+class Notice(Protocol):
+    """Says how far a load is, and goes away without a trace."""
+
+    def progress(self, progress: LoadProgress) -> None:
+        """Show `progress` in place of what was shown before."""
+
+    def close(self) -> None:
+        """Take the notice away. May be called twice."""
+
+
+class Screen(Notice, Protocol):
+    """Shows one generation: perhaps progress, then text, then `close`, which leaves the text only."""
+
+    def add(self, piece: str) -> None:
+        """Show more text."""
+
+
+def printable(text: str) -> str:
+    """`text` without control characters: a model must not move the cursor or write over what is there."""
+    return text.translate(_CONTROL)
+
+
+class CellScreen:
+    """One output of a notebook's cell, replaced as the text grows."""
+
+    def __init__(
+        self, model: str, *, markdown: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._model = model
+        self._markdown = markdown
+        self._clock = clock
+        self._handle: DisplayHandle | None = None
+        self._text = ""
+        self._shown: dict[str, str] = {}
+        self._shown_at = -1.0
+
+    def progress(self, progress: LoadProgress) -> None:
+        """Show how far the load is, in the place of the text to come."""
+        self._put({"text/plain": describe(progress, self._model)})
+
+    def add(self, piece: str) -> None:
+        """Show more text, unless the last update was too short a while ago."""
+        self._text += printable(piece)
+        if self._clock() - self._shown_at >= len(self._text) * SECONDS_PER_CHARACTER:
+            self._show_text()
+
+    def close(self) -> None:
+        """Show all of the text; where there is none, take the progress away."""
+        if self._handle is not None or self._text:
+            self._show_text()
+
+    def _show_text(self) -> None:
+        rendered = {"text/markdown": self._text} if self._markdown else {}
+        self._put({"text/plain": self._text} | rendered)
+        self._shown_at = self._clock()
+
+    def _put(self, bundle: dict[str, str]) -> None:
+        from IPython.display import display
+
+        if self._handle is None:
+            self._handle = display(bundle, raw=True, display_id=True)
+        elif bundle != self._shown:
+            self._handle.update(bundle, raw=True)
+        self._shown = bundle
+
+
+class LoadLine:
+    """One line on the error stream."""
+
+    def __init__(self, model: str, errors: TextIO | None = None) -> None:
+        self._model = model
+        self._line = ProgressLine(errors)
+
+    def progress(self, progress: LoadProgress) -> None:
+        """Show `progress` in place of what was shown before."""
+        line = describe(progress, self._model)
+        self._line.show(line, phase=progress.phase, fraction=progress.fraction)
+
+    def close(self) -> None:
+        """Take the line away."""
+        self._line.clear()
+
+
+class TextScreen:
+    """Text that is only ever added to: a terminal, a pipe, or a cell's plain output."""
+
+    def __init__(self, notice: Notice, stream: TextIO | None = None) -> None:
+        self._notice = notice
+        self._stream = sys.stdout if stream is None else stream
+        self._last = "\n"
+
+    def progress(self, progress: LoadProgress) -> None:
+        """Show how far the load is."""
+        self._notice.progress(progress)
+
+    def add(self, piece: str) -> None:
+        """Write more text at once."""
+        self._notice.close()
+        piece = printable(piece)
+        self._stream.write(piece)
+        self._stream.flush()
+        self._last = piece[-1:] or self._last
+
+    def close(self) -> None:
+        """End the last line."""
+        self._notice.close()
+        if self._last != "\n":
+            self._stream.write("\n")
+            self._stream.flush()
+            self._last = "\n"

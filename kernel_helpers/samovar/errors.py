@@ -1,0 +1,53 @@
+"""What can go wrong between a notebook and its server, told in one line that says what to do next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from samovar.result import Generation
+
+
+class SamovarError(Exception):
+    """Base of all errors of this package.
+
+    `partial` is what a generation had produced when it broke off; None where nothing was generated.
+    """
+
+    partial: Generation | None = None
+
+    def _render_traceback_(self) -> list[str]:
+        # IPython asks for this: what users can mend is told without a traceback.
+        return [f"{type(self).__name__}: {self}"]
+
+
+class NoServer(SamovarError):
+    """No samovar server was found, or it does not answer."""
+
+
+class ConnectionLost(SamovarError):
+    """The server went away in the middle of an answer."""
+
+
+class ServerError(SamovarError):
+    """The server refused or failed the request.
+
+    `status` is the HTTP status; None for an error that came after the answer had begun. `code` and
+    `param` are those of OpenAI's error shape: what went wrong, and the request field at fault.
+    """
+
+    def __init__(
+        self, message: str, *, status: int | None, code: str | None = None, param: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
+
+
+class BadOption(SamovarError):
+    """An option of a magic or of the command line is unknown, or its value is."""
+
+
+class BadPrompt(SamovarError):
+    """The prompt is empty, or an {expression} in it cannot be evaluated."""

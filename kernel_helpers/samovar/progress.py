@@ -1,0 +1,83 @@
+"""How far something is: as a line of text, on a terminal, in a log."""
+
+from __future__ import annotations
+
+import sys
+from typing import TextIO
+
+from samovar.records import LoadProgress
+
+BAR_CELLS = 24
+LOG_STEP = 0.25
+"""In a log, where lines cannot be overwritten, a new line for every quarter is enough."""
+
+PHASES = {
+    "queued": "waiting for memory",
+    "starting": "starting a worker",
+    "importing": "importing the engine",
+    "weights": "reading the weights",
+    "warmup": "warming up",
+    "ready": "ready",
+    "waiting": "waiting for a free slot",
+}
+"""The server's names for the phases, for people."""
+
+
+def bar(fraction: float) -> str:
+    """A bar of text, filled up to `fraction`."""
+    filled = round(min(max(fraction, 0.0), 1.0) * BAR_CELLS)
+    return "█" * filled + "░" * (BAR_CELLS - filled)
+
+
+def size(count: float) -> str:
+    """Bytes as people read them, in powers of 1000 as disks are sold: 538 MB, 1.2 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.0f} {unit}" if unit in {"B", "kB"} or count >= 10 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def share(done: float, total: float) -> str:
+    """How much of how many bytes; nothing when the total is not known."""
+    return f"{size(done)} of {size(total)}" if total else ""
+
+
+def describe(progress: LoadProgress, model: str) -> str:
+    """One line on the way of `model` into memory."""
+    if progress.phase == "waiting":
+        return f"{model}: {PHASES['waiting']}"
+    phase = PHASES.get(progress.phase, progress.phase)
+    parts = [f"Loading {model}", bar(progress.fraction), f"{progress.fraction:4.0%}", phase]
+    if progress.phase == "weights":
+        parts.append(share(progress.bytes_done, progress.bytes_total))
+    return "  ".join(part for part in parts if part)
+
+
+class ProgressLine:
+    """One line of progress on `stream`: overwritten on a terminal, written now and then elsewhere."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._terminal = self._stream.isatty()
+        self._shown = ""
+        self._step: tuple[str, int] | None = None
+
+    def show(self, line: str, *, phase: str, fraction: float) -> None:
+        """Say `line`. In a log it is skipped unless `phase` is new or `fraction` has moved on a good deal."""
+        if self._terminal:
+            if line != self._shown:
+                self._stream.write(f"\r\x1b[2K{line}")
+                self._stream.flush()
+        elif (step := (phase, int(fraction / LOG_STEP))) != self._step:
+            self._step = step
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+        self._shown = line
+
+    def clear(self) -> None:
+        """Take the line off the terminal."""
+        if self._terminal and self._shown:
+            self._stream.write("\r\x1b[2K")
+            self._stream.flush()
+        self._shown = ""

@@ -1,0 +1,173 @@
+"""A connection to one server: samovar's own routes, typed. OpenAI's routes have OpenAI's client."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from samovar.connect import Server, find_server, is_loopback
+from samovar.errors import ConnectionLost, NoServer, ServerError
+from samovar.records import LoadedModel, LoadProgress, Model
+from samovar.stream import Comment, Data, parse_events
+
+CONNECT_SECONDS = 10.0
+
+OnProgress = Callable[[LoadProgress], None]
+
+
+class Session:
+    """Speaks with `server`. Connections are kept open between calls; threads may share it.
+
+    Every method raises ServerError when the server refuses, NoServer when it cannot be reached and
+    ConnectionLost when it goes away in the middle.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self._client = httpx.Client(
+            transport=transport_for(server.url),
+            headers={"Authorization": f"Bearer {server.token}"} if server.token else {},
+            # Loading and generating take as long as they take; the user can interrupt.
+            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
+        )
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+
+    def models(self) -> list[Model]:
+        """The models that a request can name: on disk or in memory."""
+        return [Model.from_json(told) for told in self._call("GET", "/models")["data"]]
+
+    def loaded(self) -> list[LoadedModel]:
+        """The models in memory, those being loaded, and those whose last load failed."""
+        return [LoadedModel.from_json(told) for told in self._call("GET", "/models/loaded")["loaded_models"]]
+
+    def load(
+        self,
+        model: str | None = None,
+        *,
+        ttl: float | None = None,
+        pin: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> LoadedModel:
+        """Bring `model` (None: the server's default) into memory and return when it is there.
+
+        `ttl` is for how many seconds it stays unused in memory, 0 for ever, None the server's default;
+        a pinned model is never evicted. A model that is already there answers at once.
+        """
+        wishes = {"model": model, "ttl": ttl, "pin": pin or None, "stream": True}
+        for event in self.stream("/models/load", _without_none(wishes)):
+            if isinstance(event, Comment):
+                continue
+            if "fraction" not in event:
+                return LoadedModel.from_json(event)
+            if on_progress is not None:
+                on_progress(LoadProgress.from_json(event))
+        raise ConnectionLost(f"The server at {self.server.url} went away while the model was loading.")
+
+    def unload(self, model: str, *, now: bool = False) -> list[LoadedModel]:
+        """Free the memory of `model`; unless `now`, its running requests end first."""
+        answer = self._call("POST", "/models/unload", {"model": model, "mode": "now" if now else "drain"})
+        return [LoadedModel.from_json(told) for told in answer["unloaded_models"]]
+
+    def unload_all(self, *, now: bool = False) -> list[LoadedModel]:
+        """Free the memory of every model."""
+        answer = self._call("POST", "/models/unload-all", {"mode": "now" if now else "drain"})
+        return [LoadedModel.from_json(told) for told in answer["unloaded_models"]]
+
+    def stream(self, path: str, body: Mapping[str, Any]) -> Generator[dict[str, Any] | Comment]:
+        """POST `body` and yield the events of the answer as they come, until `[DONE]`.
+
+        An error event is raised. Closing the iterator closes the connection, which ends the request on
+        the server. An answer that ends without `[DONE]` just ends: the caller knows what is missing.
+        """
+        with self._told_clearly(), self._client.stream("POST", self._url(path), json=body) as response:
+            self._check(response)
+            for event in parse_events(response.iter_bytes()):
+                match event:
+                    case Comment():
+                        yield event
+                    case Data("[DONE]"):
+                        return
+                    case Data(text):
+                        told = json.loads(text)
+                        if isinstance(told.get("error"), dict):  # a loaded model has an `error` too: a text
+                            raise _server_error(told["error"], status=None)
+                        yield told
+
+    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        with self._told_clearly():
+            response = self._client.request(method, self._url(path), json=body)
+            self._check(response)
+            answer: dict[str, Any] = response.json()
+            return answer
+
+    def _url(self, path: str) -> str:
+        return self.server.url + path
+
+    def _check(self, response: httpx.Response) -> None:
+        if response.is_success:
+            return
+        try:
+            error = _server_error(json.loads(response.read())["error"], status=response.status_code)
+        except (ValueError, KeyError, TypeError):
+            raise ServerError(
+                f"{self.server.url} answered {response.status_code} {response.reason_phrase}, and not as a "
+                "samovar server does. Is that its URL, and is samovar installed beside that Jupyter server?",
+                status=response.status_code,
+            ) from None
+        raise error
+
+    @contextmanager
+    def _told_clearly(self) -> Iterator[None]:
+        """Network trouble as one of our errors."""
+        try:
+            yield
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise NoServer(
+                f"The samovar server at {self.server.url} does not answer: {error}. Start it again with "
+                f"`samovar serve` or `jupyter lab`. (Its address is from {self.server.source}.)"
+            ) from None
+        except (httpx.TransportError, ValueError) as error:  # ValueError: what came is no JSON or no UTF-8
+            raise ConnectionLost(
+                f"The connection to {self.server.url} broke ({error}). Run this again."
+            ) from None
+
+
+_current: tuple[int, Session] | None = None
+
+
+def current_session() -> Session:
+    """The session with the server that `find_server` finds now. Connections are kept while it is the same."""
+    global _current
+    server, pid = find_server(), os.getpid()
+    if _current is not None and _current[0] != pid:
+        _current = None  # a forked child must not use its parent's connections
+    if _current is not None and _current[1].server != server:
+        _current[1].close()
+        _current = None
+    if _current is None:
+        _current = (pid, Session(server))
+    return _current[1]
+
+
+def transport_for(url: str) -> httpx.HTTPTransport | None:
+    """A transport that goes straight to a server on this machine; None, httpx's own, for any other.
+
+    With its own, httpx would send requests for 127.0.0.1 to the proxy that HTTP_PROXY names.
+    """
+    return httpx.HTTPTransport() if is_loopback(url) else None
+
+
+def _server_error(told: Mapping[str, Any], *, status: int | None) -> ServerError:
+    return ServerError(str(told["message"]), status=status, code=told.get("code"), param=told.get("param"))
+
+
+def _without_none(wishes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in wishes.items() if value is not None}

@@ -1,0 +1,103 @@
+"""A fake server, and an IPython shell of its own for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from IPython.core.displaypub import DisplayPublisher
+from IPython.core.interactiveshell import InteractiveShell
+
+from tests.fakes.fake_server import FakeServer
+
+NAMES = (
+    "SAMOVAR_URL",
+    "SAMOVAR_TOKEN",
+    "SAMOVAR_TOKEN_ENV",
+    "JPY_PARENT_PID",
+    "JUPYTERHUB_SERVICE_URL",
+    "JUPYTERHUB_API_TOKEN",
+    "JUPYTER_SERVER_URL",
+)
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No server that happens to run on this machine is found."""
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+
+
+@pytest.fixture
+def runtime_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "runtime"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def fake_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
+    """A fake server that is found through the environment."""
+    from samovar import session
+
+    with FakeServer() as server:
+        monkeypatch.setenv("SAMOVAR_URL", server.url)
+        monkeypatch.setenv("SAMOVAR_TOKEN", server.token)
+        yield server
+        if session._current is not None:
+            session._current[1].close()
+        session._current = None
+
+
+@dataclass
+class Front:
+    """What a front end would show: the outputs by their display id, in all the states they had."""
+
+    states: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+
+    def texts(self) -> list[str]:
+        """All states of all outputs, in order."""
+        return [state["text/plain"] for states in self.states.values() for state in states]
+
+    def final(self) -> list[dict[str, str]]:
+        return [states[-1] for states in self.states.values()]
+
+
+@pytest.fixture
+def front(shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> Front:
+    """Makes the shell that of a notebook; what is displayed is noted here."""
+    shown = Front()
+
+    def publish(
+        self: DisplayPublisher,
+        data: dict[str, str],
+        metadata: object = None,
+        *,
+        transient: dict[str, str] | None = None,
+        update: bool = False,
+        **more: Any,
+    ) -> None:
+        assert transient is not None
+        states = shown.states.setdefault(transient["display_id"], [])
+        assert bool(states) == update
+        states.append(data)
+
+    monkeypatch.setattr(DisplayPublisher, "publish", publish)
+    monkeypatch.setattr(shell, "kernel", object(), raising=False)
+    return shown
+
+
+@pytest.fixture
+def shell(tmp_path: Path, _alone: None) -> Iterator[InteractiveShell]:
+    InteractiveShell.clear_instance()
+    shell = InteractiveShell.instance()
+    shell.colors = "nocolor"
+    shell.run_line_magic("load_ext", "samovar")
+    yield shell
+    shell.history_manager.end_session()
+    InteractiveShell.clear_instance()

@@ -22,6 +22,7 @@ from samovar_server.errors import (
     SamovarError,
 )
 from samovar_server.loader.options import LoadProgress, ProgressCallback
+from samovar_server.loader.pipes import STDIN, ChildPipes
 from samovar_server.loader.spec import (
     Failed,
     Imported,
@@ -32,9 +33,6 @@ from samovar_server.loader.spec import (
     parse_event,
     spec_line,
 )
-
-LINE_LIMIT = 1024 * 1024
-"""Bytes. A longer line, which only a library's stray print can be, is logged in pieces."""
 
 LAST_WORDS_SECONDS = 1.0
 """How long an ended worker's last log lines are waited for."""
@@ -47,42 +45,37 @@ _FAILURES: dict[str, type[SamovarError]] = {
 class WorkerProcess:
     """A worker from its start to its end. Make one with `spawn`, give it a model with `load`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, log: logging.Logger) -> None:
-        assert process.stdin and process.stdout and process.stderr
-        self._process = process
-        self._log = log
-        self._stdin, self._stdout = process.stdin, process.stdout
-        self._exit = asyncio.create_task(self._reap())
-        self._readers = [asyncio.create_task(self._forward(process.stderr))]
+    def __init__(self, transport: asyncio.SubprocessTransport, pipes: ChildPipes) -> None:
+        self._transport = transport
+        self._pipes = pipes
+        self._pid = transport.get_pid()
+        # What a crashed worker had started goes with it.
+        pipes.exit_code.add_done_callback(lambda _: self._kill_group())
 
     @classmethod
     async def spawn(
         cls, command: Sequence[str], log: logging.Logger, env: Mapping[str, str] | None = None
     ) -> WorkerProcess:
-        """Start `command`; `env` is added to the server's environment."""
+        """Start `command`; `env` is added to the server's environment. Raises LoadFailed."""
         try:
-            process = await asyncio.create_subprocess_exec(
+            transport, pipes = await asyncio.get_running_loop().subprocess_exec(
+                lambda: ChildPipes(log),
                 *command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
                 start_new_session=True,
-                limit=LINE_LIMIT,
                 env={**os.environ, **(env or {})},
             )
         except OSError as error:
             raise LoadFailed(f"The worker process could not be started: {error.strerror}.") from error
-        log.debug("worker %d started", process.pid)
-        return cls(process, log)
+        return cls(transport, pipes)
 
     @property
     def pid(self) -> int:
         """The process id, also after the end."""
-        return self._process.pid
+        return self._pid
 
     def alive(self) -> bool:
         """Whether the process runs, asked of the system: `exited` may be told a moment later."""
-        if self._process.returncode is not None or self._exit.done():
+        if self._pipes.exit_code.done():
             return False
         if not hasattr(os, "waitid"):  # macOS before Python 3.13
             return True
@@ -93,7 +86,7 @@ class WorkerProcess:
 
     async def exited(self) -> str:
         """Wait for the process to end; says how it ended."""
-        return describe_exit(await asyncio.shield(self._exit))
+        return describe_exit(await asyncio.shield(self._pipes.exit_code))
 
     async def load(self, spec: WorkerSpec, report: ProgressCallback, timeout: float) -> Ready:
         """Have the process load a model, within `timeout` seconds; to be called once.
@@ -111,36 +104,31 @@ class WorkerProcess:
                 "If it needs longer, raise c.Workbench.load_timeout; else see the server's log."
             ) from None
         finally:
-            self._readers.append(asyncio.create_task(self._forward(self._stdout)))
+            self._pipes.log_stdout()
 
     async def stop(self) -> None:
         """End the process at once, and everything it started, and wait until it is gone."""
         if self.alive():
             self._kill_group()
-        await asyncio.shield(self._exit)
-        self._stdin.close()
-        _, unfinished = await asyncio.wait(self._readers, timeout=LAST_WORDS_SECONDS)
-        for reader in unfinished:
-            reader.cancel()
-
-    async def _reap(self) -> int:
-        code = await self._process.wait()
-        self._kill_group()  # what a crashed worker had started
-        return code
+        await asyncio.shield(self._pipes.exit_code)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_SECONDS):
+                await self._pipes.outputs_closed.wait()
+        self._transport.close()
 
     def _kill_group(self) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
     async def _load(self, spec: WorkerSpec, report: ProgressCallback) -> Ready:
-        with suppress(BrokenPipeError, ConnectionResetError):  # it has ended: the loop below says how
-            self._stdin.write(spec_line(spec))
-            await self._stdin.drain()
-        while (line := await read_line(self._stdout)) is not None:
+        stdin = self._transport.get_pipe_transport(STDIN)
+        assert isinstance(stdin, asyncio.WriteTransport)
+        stdin.write(spec_line(spec))  # if it has ended already, the loop below says how
+        while (line := await self._pipes.lines.get()) is not None:
             try:
                 event = parse_event(line)
             except ProtocolError:
-                self._log_line(line)
+                self._pipes.log_line(line)
                 continue
             match event:
                 case Imported():
@@ -155,24 +143,6 @@ class WorkerProcess:
         raise LoadFailed(
             f"The worker process of {spec.model_name} {ending} while it loaded. See the server's log."
         )
-
-    async def _forward(self, stream: asyncio.StreamReader) -> None:
-        while (line := await read_line(stream)) is not None:
-            self._log_line(line)
-
-    def _log_line(self, line: bytes) -> None:
-        if text := line.decode(errors="replace").rstrip():
-            self._log.info("worker %d: %s", self.pid, text)
-
-
-async def read_line(stream: asyncio.StreamReader) -> bytes | None:
-    """The next line without its end; None at the end of the stream. Overlong lines come in pieces."""
-    try:
-        return (await stream.readuntil(b"\n"))[:-1]
-    except asyncio.IncompleteReadError as error:
-        return error.partial or None
-    except asyncio.LimitOverrunError as error:
-        return await stream.readexactly(error.consumed)
 
 
 def describe_exit(code: int) -> str:

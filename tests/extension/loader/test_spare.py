@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+
+import pytest
+
+from samovar_server.errors import LoadFailed
+from samovar_server.loader.process import WorkerProcess
+from samovar_server.loader.spare import SpareWorker
+
+LOG = logging.getLogger("samovar")
+WAIT = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+
+
+class Spawner:
+    """Starts processes that do nothing, and remembers them."""
+
+    def __init__(self, command: list[str] = WAIT) -> None:
+        self.command = command
+        self.started: list[WorkerProcess] = []
+        self.changed = asyncio.Event()
+
+    async def __call__(self) -> WorkerProcess:
+        process = await WorkerProcess.spawn(self.command, LOG)
+        self.started.append(process)
+        self.changed.set()
+        return process
+
+    async def stop(self) -> None:
+        for process in self.started:
+            await process.stop()
+
+
+async def test_the_spare_is_taken_once() -> None:
+    spawner = Spawner()
+    spare = SpareWorker(spawner, LOG)
+    spare.replenish()
+    spare.replenish()
+    first, second = await spare.take(), await spare.take()
+    assert spawner.started == [first, second]
+    await spare.stop()
+    await spawner.stop()
+
+
+async def test_a_spare_that_has_died_is_not_given_out() -> None:
+    spawner = Spawner([sys.executable, "-c", "raise SystemExit(1)"])
+    spare = SpareWorker(spawner, LOG)
+    spare.replenish()
+    await spawner.changed.wait()
+    await spawner.started[0].exited()
+    spawner.command = WAIT
+    taken = await spare.take()
+    assert taken.alive()
+    assert taken is spawner.started[1]
+    await spare.stop()
+    await spawner.stop()
+
+
+async def test_without_a_spare_every_load_starts_its_own() -> None:
+    spawner = Spawner()
+    spare = SpareWorker(spawner, LOG, enabled=False)
+    spare.replenish()
+    assert spawner.started == []
+    assert (await spare.take()).alive()
+    await spawner.stop()
+
+
+async def test_stop_ends_the_spare_and_no_other_comes() -> None:
+    spawner = Spawner()
+    spare = SpareWorker(spawner, LOG)
+    spare.replenish()
+    await spare.stop()
+    assert [process.alive() for process in spawner.started] == [False]
+    spare.replenish()
+    await spare.stop()
+    assert len(spawner.started) == 1
+
+
+async def test_a_spare_that_cannot_be_started_is_no_obstacle(caplog: pytest.LogCaptureFixture) -> None:
+    spawner = Spawner(["/does/not/exist"])
+    spare = SpareWorker(spawner, LOG)
+    spare.replenish()
+    with pytest.raises(LoadFailed):
+        await spare.take()
+    assert "no spare worker" in caplog.text
+    spawner.command = WAIT
+    assert (await spare.take()).alive()
+    await spare.stop()
+    await spawner.stop()

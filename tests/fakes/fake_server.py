@@ -163,20 +163,22 @@ class Handler(web.RequestHandler):
 
     async def event(self, told: Mapping[str, Any] | str) -> None:
         self.set_header("Content-Type", "text/event-stream")
-        self.write(f"data: {told if isinstance(told, str) else json.dumps(told)}\n\n")
-        await self.flush()
+        await self.send(f"data: {told if isinstance(told, str) else json.dumps(told)}\n\n")
 
     async def comment(self, text: str) -> None:
-        self.write(f": {text}\n\n")
-        await self.flush()
+        await self.send(f": {text}\n\n")
+
+    async def send(self, text: str) -> None:
+        self.write(text)
+        try:
+            await self.flush()
+        except StreamClosedError:
+            self.fake.disconnected.set()
+            raise web.Finish from None
 
     async def hang(self) -> None:
         self.fake.hanging.set()
         await self.gone.wait()
-
-    def log_exception(self, *exception: Any) -> None:
-        if not isinstance(exception[1], StreamClosedError):
-            super().log_exception(*exception)
 
 
 class Health(Handler):

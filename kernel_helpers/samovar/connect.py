@@ -20,11 +20,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from jupyter_core.paths import jupyter_runtime_dir
 
 from samovar.errors import NoServer
+
+if TYPE_CHECKING:
+    import httpx
 
 HEALTH_SECONDS = 2.0
 """How long a server of this machine may take to say that it is alive."""
@@ -65,6 +69,16 @@ def is_loopback(url: str) -> bool:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def transport_for(url: str) -> httpx.HTTPTransport | None:
+    """A transport that goes straight to a server on this machine; None, httpx's own, for any other.
+
+    With its own, httpx would send requests for 127.0.0.1 to the proxy that HTTP_PROXY names.
+    """
+    import httpx
+
+    return httpx.HTTPTransport() if is_loopback(url) else None
 
 
 def _named(environ: Mapping[str, str]) -> Server | None:
@@ -132,8 +146,6 @@ def _is_running(pid: int) -> bool:
 
 def _answers(server: Server) -> bool:
     import httpx
-
-    from samovar.session import transport_for
 
     try:
         with httpx.Client(transport=transport_for(server.url), timeout=HEALTH_SECONDS) as client:

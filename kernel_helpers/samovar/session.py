@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from samovar.connect import Server, find_server, is_loopback
+from samovar.connect import Server, find_server, transport_for
 from samovar.errors import ConnectionLost, NoServer, ServerError
 from samovar.records import LoadedModel, LoadProgress, Model
 from samovar.stream import Comment, Data, parse_events
@@ -155,14 +155,6 @@ def current_session() -> Session:
     if _current is None:
         _current = (pid, Session(server))
     return _current[1]
-
-
-def transport_for(url: str) -> httpx.HTTPTransport | None:
-    """A transport that goes straight to a server on this machine; None, httpx's own, for any other.
-
-    With its own, httpx would send requests for 127.0.0.1 to the proxy that HTTP_PROXY names.
-    """
-    return httpx.HTTPTransport() if is_loopback(url) else None
 
 
 def _server_error(told: Mapping[str, Any], *, status: int | None) -> ServerError:

@@ -3,8 +3,7 @@ from contextlib import closing
 
 import pytest
 
-from samovar import session as session_module
-from samovar.connect import Server
+from samovar.connect import Server, transport_for
 from samovar.errors import ConnectionLost, NoServer, ServerError
 from samovar.records import LoadProgress
 from samovar.session import Session, current_session
@@ -108,4 +107,4 @@ def test_a_proxy_is_not_asked_for_this_machine(
 
 
 def test_the_proxy_is_asked_for_other_machines() -> None:
-    assert session_module.transport_for("http://example.org/v1") is None
+    assert transport_for("http://example.org/v1") is None

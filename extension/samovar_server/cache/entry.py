@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -59,21 +60,20 @@ class Worker(Protocol):
         """End it at once and wait until its memory is free."""
 
 
-@dataclass(slots=True)
-class Lease:
+@dataclass
+class Lease(ABC):
     """The right to send one request to a model's worker: the model stays while the lease is held."""
 
     url: str
     secret: str = field(repr=False)
     model: LoadedModel
-    _failure: Callable[[], SamovarError] = field(repr=False)
 
+    @abstractmethod
     def failure(self) -> SamovarError:
         """After the connection to the worker broke: why, as the error to answer with.
 
         ModelUnloaded when the model was unloaded with mode=now, ModelCrashed else.
         """
-        return self._failure()
 
 
 class Entry:

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -36,6 +37,14 @@ Launch = Callable[[LoadPlan, ProgressCallback], Coroutine[Any, Any, Worker]]
 """Loads a model into a new worker; when it raises or is cancelled, no process is left."""
 
 MEGABYTE = 10**6
+
+
+@dataclass
+class _CacheLease(Lease):
+    _failure: Callable[[], SamovarError] = field(repr=False)
+
+    def failure(self) -> SamovarError:
+        return self._failure()
 
 
 class ModelCache:
@@ -81,12 +90,8 @@ class ModelCache:
         entry = await self._hold(plan, ttl=ttl, pin=False, on_progress=on_progress, is_request=True)
         try:
             assert entry.worker is not None
-            yield Lease(
-                url=entry.worker.url,
-                secret=entry.worker.secret,
-                model=entry.record(self._clock.now()),
-                _failure=partial(self._failure, entry),
-            )
+            record = entry.record(self._clock.now())
+            yield _CacheLease(entry.worker.url, entry.worker.secret, record, partial(self._failure, entry))
         finally:
             self._served += 1
             self._release(entry)

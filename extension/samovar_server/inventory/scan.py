@@ -1,0 +1,140 @@
+"""Which models lie on this machine: the configured folders and the Hugging Face cache.
+
+Reads file names, sizes and small JSON files only: no network, no torch, no weights.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub import scan_cache_dir
+from huggingface_hub.errors import CacheNotFound
+
+Source = Literal["folder", "hub-cache"]
+
+PROVENANCE_FILE = "samovar.json"
+"""Written by samovar's own downloads; its "name" is the repo the folder stands for."""
+
+WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
+
+MAX_DEPTH = 3
+"""How many levels below a model folder a model may lie: `name`, `org/name`, `group/org/name`."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class OnDiskModel:
+    """A model that could be loaded now. `name` is what `resolve` takes; `modified` is in Unix seconds."""
+
+    name: str
+    path: Path
+    size_bytes: int
+    modified: float
+    source: Source
+
+
+def list_models(folders: Sequence[Path]) -> list[OnDiskModel]:
+    """Every complete model in the folders and in the Hugging Face cache, sorted by name.
+
+    A name that several places offer is listed once, from the place `resolve` would take.
+    """
+    found: dict[str, OnDiskModel] = {}
+    for folder in folders:
+        for path in _model_paths(folder):
+            found.setdefault(folder_name(path, folder), _on_disk(folder_name(path, folder), path, "folder"))
+    for name, path in _hub_snapshots():
+        found.setdefault(name, _on_disk(name, path, "hub-cache"))
+    return sorted(found.values(), key=lambda model: model.name)
+
+
+def is_complete(path: Path) -> bool:
+    """Whether the folder holds a config and every safetensors file its index names."""
+    if not (path / "config.json").is_file():
+        return False
+    index = path / WEIGHTS_INDEX_FILE
+    if index.is_file():
+        shards = set(_read_json(index).get("weight_map", {}).values())
+        return bool(shards) and all((path / shard).is_file() for shard in shards)
+    return (path / WEIGHTS_FILE).is_file()
+
+
+def folder_name(path: Path, folder: Path) -> str:
+    """The canonical name of the model at `path` below `folder`: its repo's, if samovar put it there."""
+    provenance = path / PROVENANCE_FILE
+    name = _read_json(provenance).get("name") if provenance.is_file() else None
+    return name if isinstance(name, str) and name else path.relative_to(folder).as_posix()
+
+
+def is_inside(path: Path, folders: Sequence[Path]) -> bool:
+    """Whether `path`, with all its symbolic links followed, lies below one of the folders."""
+    real = path.resolve()
+    return any(
+        real != root and real.is_relative_to(root) for root in (folder.resolve() for folder in folders)
+    )
+
+
+def _model_paths(folder: Path) -> Iterator[Path]:
+    """Folders below `folder` that hold a complete model; hidden ones are downloads under way."""
+    level = [folder]
+    for _ in range(MAX_DEPTH):
+        below: list[Path] = []
+        for parent in level:
+            try:
+                children = sorted(child for child in parent.iterdir() if child.is_dir())
+            except FileNotFoundError:  # not made yet, or removed while we look
+                continue
+            except OSError as error:
+                log.warning("cannot look for models in %s: %s", parent, error.strerror)
+                continue
+            for child in children:
+                if child.name.startswith(".") or not is_inside(child, [folder]):
+                    continue
+                if is_complete(child):
+                    yield child
+                elif not (child / "config.json").exists():
+                    below.append(child)
+        level = below
+
+
+def _hub_snapshots() -> Iterator[tuple[str, Path]]:
+    """Complete snapshots of the Hugging Face cache; all but `main` carry their commit in the name."""
+    try:
+        cache = scan_cache_dir()
+    except CacheNotFound:
+        return
+    for repo in cache.repos:
+        if repo.repo_type != "model":
+            continue
+        for revision in repo.revisions:
+            if is_complete(revision.snapshot_path):
+                is_main = "main" in revision.refs
+                name = repo.repo_id if is_main else f"{repo.repo_id}@{revision.commit_hash}"
+                yield name, revision.snapshot_path
+
+
+def _on_disk(name: str, path: Path, source: Source) -> OnDiskModel:
+    stats = [file.stat() for file in path.rglob("*") if file.is_file()]
+    return OnDiskModel(
+        name=name,
+        path=path,
+        size_bytes=sum(stat.st_size for stat in stats),
+        modified=max((stat.st_mtime for stat in stats), default=0.0),
+        source=source,
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a small file; one that is broken counts as empty, and the log says so."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        log.warning("cannot read %s: %s", path, error)
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 
-from samovar_server.workbench import Lease
+from samovar_server.cache.entry import Lease
 
 CONNECT_SECONDS = 10.0
 """A worker listens on this machine and accepts at once; one that does not is hung."""

@@ -195,7 +195,9 @@ class SamovarHandler(APIHandler):
             case web.HTTPError(status_code=403):
                 return PermissionDenied("This caller is not allowed to use this server.")
             case web.HTTPError(status_code=status) if status < 500:
-                return InvalidRequest("The request is malformed. Check its headers and its body.")
+                return InvalidRequest(
+                    "The request is malformed. Send a JSON body with 'Content-Type: application/json'."
+                )
         return SamovarError(
             f"The server failed unexpectedly. Its log has the cause under the request id {self.request_id}."
         )

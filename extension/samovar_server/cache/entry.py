@@ -103,6 +103,8 @@ class Entry:
         """The worker is being ended: nobody gets a lease now."""
         self.has_room = False
         """Whether the memory is taken; before that it is only promised."""
+        self.doubt: asyncio.Event | None = None
+        """Set as long as a broken connection may mean that the worker is about to end."""
         self.progress = ProgressFeed(log)
         self.settled = asyncio.Event()
         """The load has ended, well or badly."""
@@ -124,6 +126,13 @@ class Entry:
         self.settled.set()
         if state == "stopped":
             self.gone.set()
+        self.end_doubt()
+
+    def end_doubt(self) -> None:
+        """It is known now what a broken connection meant."""
+        if self.doubt is not None:
+            self.doubt.set()
+            self.doubt = None
 
     def blame(self, error: SamovarError) -> None:
         """Make `error` what the requests are told that are about to be cut off."""

@@ -38,6 +38,10 @@ Launch = Callable[[LoadPlan, ProgressCallback], Coroutine[Any, Any, Worker]]
 
 MEGABYTE = 10**6
 
+DOUBT_SECONDS = 0.5
+"""A dying process closes its connections before the system tells of its end. For so long after a
+connection broke, new requests wait to see whether the worker ends."""
+
 
 @dataclass
 class _CacheLease(Lease):
@@ -204,6 +208,9 @@ class ModelCache:
         if entry.state == "draining" or entry.doomed:
             await self._outlast(entry, entry.gone, on_progress)
             return False
+        if entry.doubt is not None:
+            await self._outlast_doubt(entry, entry.doubt)
+            return False
         if entry.plan.satisfies(plan.options):
             return True
         if entry.pinned:
@@ -226,6 +233,13 @@ class ModelCache:
             on_progress(LoadProgress("queued", 0.0))
         with entry.succeeding():
             await event.wait()
+
+    async def _outlast_doubt(self, entry: Entry, doubt: asyncio.Event) -> None:
+        try:
+            with entry.waiting():
+                await doubt.wait()
+        finally:
+            self._after_use(entry)
 
     async def _join(self, entry: Entry, on_progress: ProgressCallback | None) -> None:
         """Wait for a load to end and take a lease, or raise what the load ended with."""
@@ -409,6 +423,9 @@ class ModelCache:
 
     def _failure(self, entry: Entry) -> SamovarError:
         self._notice_crash(entry)
+        if entry.state == "ready" and entry.doubt is None:
+            entry.doubt = asyncio.Event()
+            self._clock.call_at(self._clock.now() + DOUBT_SECONDS, entry.end_doubt)
         return entry.failure()
 
     def _closing(self) -> SamovarError:

@@ -60,7 +60,7 @@ class Loader:
         self._loading += 1
         try:
             report(LoadProgress("starting", 0.0))
-            process = await self._spare.take()
+            process = self._spare.take()
             ready = await process.load(self._backend.spec(plan, secret), report, self._load_timeout)
         except BaseException:
             if process is not None:
@@ -75,5 +75,5 @@ class Loader:
         """End the spare worker. Loads under way are their callers' to cancel."""
         await self._spare.stop()
 
-    async def _spawn(self) -> WorkerProcess:
-        return await WorkerProcess.spawn(self._backend.command, self._log, self._backend.environment)
+    def _spawn(self) -> WorkerProcess:
+        return WorkerProcess.spawn(self._backend.command, self._log, self._backend.environment)

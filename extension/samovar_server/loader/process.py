@@ -21,8 +21,8 @@ from samovar_server.errors import (
     LoadFailed,
     SamovarError,
 )
+from samovar_server.loader.child import ChildProcess
 from samovar_server.loader.options import LoadProgress, ProgressCallback
-from samovar_server.loader.pipes import STDIN, ChildPipes
 from samovar_server.loader.spec import (
     Failed,
     Imported,
@@ -45,48 +45,29 @@ _FAILURES: dict[str, type[SamovarError]] = {
 class WorkerProcess:
     """A worker from its start to its end. Make one with `spawn`, give it a model with `load`."""
 
-    def __init__(self, transport: asyncio.SubprocessTransport, pipes: ChildPipes) -> None:
-        self._transport = transport
-        self._pipes = pipes
-        self._pid = transport.get_pid()
-        # What a crashed worker had started goes with it.
-        pipes.exit_code.add_done_callback(lambda _: self._kill_group())
+    def __init__(self, child: ChildProcess) -> None:
+        self._child = child
 
     @classmethod
-    async def spawn(
-        cls, command: Sequence[str], log: logging.Logger, env: Mapping[str, str] | None = None
-    ) -> WorkerProcess:
+    def spawn(cls, command: Sequence[str], log: logging.Logger, env: Mapping[str, str]) -> WorkerProcess:
         """Start `command`; `env` is added to the server's environment. Raises LoadFailed."""
         try:
-            transport, pipes = await asyncio.get_running_loop().subprocess_exec(
-                lambda: ChildPipes(log),
-                *command,
-                start_new_session=True,
-                env={**os.environ, **(env or {})},
-            )
+            return cls(ChildProcess(command, {**os.environ, **env}, log))
         except OSError as error:
             raise LoadFailed(f"The worker process could not be started: {error.strerror}.") from error
-        return cls(transport, pipes)
 
     @property
     def pid(self) -> int:
         """The process id, also after the end."""
-        return self._pid
+        return self._child.pid
 
     def alive(self) -> bool:
-        """Whether the process runs, asked of the system: `exited` may be told a moment later."""
-        if self._pipes.exit_code.done():
-            return False
-        if not hasattr(os, "waitid"):  # macOS before Python 3.13
-            return True
-        try:
-            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-        except ChildProcessError:
-            return False
+        """Whether the process runs, asked of the system right now: `exited` is told a moment later."""
+        return self._child.alive()
 
     async def exited(self) -> str:
         """Wait for the process to end; says how it ended."""
-        return describe_exit(await asyncio.shield(self._pipes.exit_code))
+        return describe_exit(await asyncio.shield(self._child.exit_code))
 
     async def load(self, spec: WorkerSpec, report: ProgressCallback, timeout: float) -> Ready:
         """Have the process load a model, within `timeout` seconds; to be called once.
@@ -104,31 +85,24 @@ class WorkerProcess:
                 "If it needs longer, raise c.Workbench.load_timeout; else see the server's log."
             ) from None
         finally:
-            self._pipes.log_stdout()
+            self._child.log_stdout()
 
     async def stop(self) -> None:
         """End the process at once, and everything it started, and wait until it is gone."""
-        if self.alive():
-            self._kill_group()
-        await asyncio.shield(self._pipes.exit_code)
+        self._child.kill()
+        await asyncio.shield(self._child.exit_code)
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS_SECONDS):
-                await self._pipes.outputs_closed.wait()
-        self._transport.close()
-
-    def _kill_group(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+                await self._child.outputs_closed.wait()
+        self._child.close()
 
     async def _load(self, spec: WorkerSpec, report: ProgressCallback) -> Ready:
-        stdin = self._transport.get_pipe_transport(STDIN)
-        assert isinstance(stdin, asyncio.WriteTransport)
-        stdin.write(spec_line(spec))  # if it has ended already, the loop below says how
-        while (line := await self._pipes.lines.get()) is not None:
+        self._child.write(spec_line(spec))
+        while (line := await self._child.lines.get()) is not None:
             try:
                 event = parse_event(line)
             except ProtocolError:
-                self._pipes.log_line(line)
+                self._child.log_line(line)
                 continue
             match event:
                 case Imported():

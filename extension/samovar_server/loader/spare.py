@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
-from samovar_server.errors import SamovarError
+from samovar_server.errors import LoadFailed
 from samovar_server.loader.process import WorkerProcess
 
 
@@ -14,42 +13,37 @@ class SpareWorker:
     """At most one waiting worker. `enabled` False: every `take` starts a fresh process."""
 
     def __init__(
-        self, spawn: Callable[[], Awaitable[WorkerProcess]], log: logging.Logger, *, enabled: bool = True
+        self, spawn: Callable[[], WorkerProcess], log: logging.Logger, *, enabled: bool = True
     ) -> None:
         self._spawn = spawn
         self._log = log
         self._enabled = enabled
-        self._starting: asyncio.Task[WorkerProcess | None] | None = None
+        self._spare: WorkerProcess | None = None
 
     def replenish(self) -> None:
-        """Start a spare in the background, unless one is there.
+        """Start a spare, unless one is there; it imports in the background.
 
         Not while a model loads: the two would compete for the processor.
         """
-        if self._enabled and self._starting is None:
-            self._starting = asyncio.create_task(self._start())
+        if not self._enabled or (self._spare is not None and self._spare.alive()):
+            return
+        try:
+            self._spare = self._spawn()
+        except LoadFailed as error:
+            self._log.warning("no spare worker: %s", error.message)
 
-    async def take(self) -> WorkerProcess:
+    def take(self) -> WorkerProcess:
         """The spare, or a fresh process. The caller owns it from now on. Raises LoadFailed."""
-        task, self._starting = self._starting, None
-        spare = await task if task is not None else None
+        spare, self._spare = self._spare, None
         if spare is not None and spare.alive():
             return spare
         if spare is not None:
-            self._log.warning("the spare worker %s", await spare.exited())
-            await spare.stop()
-        return await self._spawn()
+            self._log.warning("the spare worker %d has ended", spare.pid)
+        return self._spawn()
 
     async def stop(self) -> None:
-        """End the spare, if there is one."""
+        """End the spare, if there is one, and have none from now on."""
         self._enabled = False
-        task, self._starting = self._starting, None
-        if task is not None and (spare := await task) is not None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
             await spare.stop()
-
-    async def _start(self) -> WorkerProcess | None:
-        try:
-            return await self._spawn()
-        except SamovarError as error:
-            self._log.warning("no spare worker: %s", error.message)
-            return None

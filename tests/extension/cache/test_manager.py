@@ -524,12 +524,33 @@ async def test_a_crash_ends_a_drain(cache: ModelCache, launcher: FakeLauncher) -
     assert cache.loaded() == []
 
 
-async def test_a_broken_connection_to_a_worker_that_lives_is_a_crash_to_the_client(
+async def test_a_broken_connection_to_a_worker_that_lives_is_a_crash_to_the_client_only(
+    cache: ModelCache, launcher: FakeLauncher, clock: ManualClock
+) -> None:
+    async with leased(cache, launcher, "a") as lease:
+        assert isinstance(lease.failure(), ModelCrashed)
+        again = Request(cache, "a")
+        await settle()
+        assert again.lease is None  # is the worker about to end?
+        clock.advance(1)
+        await settle()
+        assert again.lease is not None  # no
+        assert len(launcher.launched) == 1
+        await again.end()
+
+
+async def test_a_worker_whose_connections_broke_before_its_end_was_told_gets_no_request(
     cache: ModelCache, launcher: FakeLauncher
 ) -> None:
     async with leased(cache, launcher, "a") as lease:
         assert isinstance(lease.failure(), ModelCrashed)
-        assert only(cache).state == "ready"
+        again = Request(cache, "a")
+        await settle()
+        launcher.processes[0].end()
+        await settle()
+        launcher.loading[0].finish()
+        await again.end()
+        assert len(launcher.launched) == 2
 
 
 # The end

@@ -10,7 +10,7 @@ from collections.abc import Awaitable
 from contextlib import suppress
 
 from samovar_server.cache.entry import Lease
-from samovar_server.cache.manager import Mode, ModelCache
+from samovar_server.cache.manager import DOUBT_SECONDS, Mode, ModelCache
 from samovar_server.errors import (
     Conflict,
     InsufficientMemory,
@@ -98,6 +98,7 @@ class World:
         self.others: list[asyncio.Task[None]] = []
         self.granted = self.released = 0
         self.ordered_out: dict[str, Mode] = {}
+        self.doubt_until = 0.0
         self.happened: set[tuple[type[SamovarError], str]] = set()
         self.pinned: set[FakeProcess] = set()
 
@@ -143,6 +144,13 @@ class World:
             process.end()
             self.happened.add((ModelCrashed, process.plan.model.name))
 
+    def break_a_connection(self) -> None:
+        if holding := [client.lease for client in self.clients if client.is_holding]:
+            lease = self.rng.choice(holding)
+            assert lease is not None
+            assert isinstance(lease.failure(), ModelCrashed | ModelUnloaded)
+            self.doubt_until = self.clock.now() + DOUBT_SECONDS
+
     def complete_a_stop(self) -> None:
         if stopping := [process for process in self.launcher.processes if process.is_stopping]:
             self.rng.choice(stopping).end()
@@ -177,6 +185,7 @@ class World:
             self.load_pinned: 1,
             self.unload: 2,
             self.crash: 1,
+            self.break_a_connection: 1,
             self.fail_a_load: 1,
         }
         (event,) = self.rng.choices(list(happenings), list(happenings.values()))
@@ -242,8 +251,11 @@ class World:
                 process.finish() if process.is_loading else process.end()
             for client in holding:
                 client.end.set()
-            if not busy and not holding:
+            if busy or holding:
+                continue
+            if self.clock.now() >= self.doubt_until:
                 break
+            self.clock.advance(self.doubt_until - self.clock.now())
         assert all(client.task.done() for client in self.clients), "a request was forgotten"
         assert all(task.done() for task in self.others), "a load or unload was forgotten"
         stats = self.cache.stats()

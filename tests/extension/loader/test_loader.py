@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,10 +38,9 @@ def spawned(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[WorkerProcess]]:
     processes: list[WorkerProcess] = []
     spawn = WorkerProcess.spawn
 
-    async def remember(*args: object) -> WorkerProcess:
-        process = await spawn(*args)  # type: ignore[arg-type]
-        processes.append(process)
-        return process
+    def remember(*args: Any) -> WorkerProcess:
+        processes.append(spawn(*args))
+        return processes[-1]
 
     monkeypatch.setattr(WorkerProcess, "spawn", remember)
     yield processes

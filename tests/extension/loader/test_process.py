@@ -12,8 +12,8 @@ import time
 import pytest
 
 from samovar_server.errors import InsufficientMemory, LoadFailed, SamovarError
+from samovar_server.loader.child import LINE_LIMIT
 from samovar_server.loader.options import LoadProgress
-from samovar_server.loader.pipes import LINE_LIMIT
 from samovar_server.loader.process import WorkerProcess, describe_exit
 from samovar_server.loader.spec import Failed, Imported, Progress, Ready, WorkerEvent, WorkerSpec, event_line
 
@@ -29,8 +29,8 @@ def says(*events: WorkerEvent) -> str:
     return f"import sys; sys.stdin.readline(); sys.stdout.write({lines.decode()!r}); sys.stdout.flush()"
 
 
-async def spawn(*code: str) -> WorkerProcess:
-    return await WorkerProcess.spawn([sys.executable, "-c", "\n".join(code)], LOG)
+def spawn(*code: str) -> WorkerProcess:
+    return WorkerProcess.spawn([sys.executable, "-c", "\n".join(code)], LOG, {})
 
 
 async def load(process: WorkerProcess, limit: float = 60.0) -> tuple[Ready, list[LoadProgress]]:
@@ -39,7 +39,7 @@ async def load(process: WorkerProcess, limit: float = 60.0) -> tuple[Ready, list
 
 
 async def load_error(*code: str) -> SamovarError:
-    process = await spawn(*code)
+    process = spawn(*code)
     with pytest.raises(SamovarError) as caught:
         await load(process)
     await process.stop()
@@ -47,7 +47,7 @@ async def load_error(*code: str) -> SamovarError:
 
 
 async def test_a_worker_gets_its_spec_and_tells_how_far_it_is() -> None:
-    process = await spawn(says(Imported(1.0), Progress("weights", 0.5, 1, 2), READY), FOREVER)
+    process = spawn(says(Imported(1.0), Progress("weights", 0.5, 1, 2), READY), FOREVER)
     ready, steps = await load(process)
     assert ready == READY
     assert steps == [
@@ -61,7 +61,7 @@ async def test_a_worker_gets_its_spec_and_tells_how_far_it_is() -> None:
 
 
 async def test_the_spec_reaches_the_worker_whole() -> None:
-    process = await spawn(
+    process = spawn(
         "import json, sys",
         "spec = json.loads(sys.stdin.readline())",
         "print(json.dumps({'event': 'failed', 'code': 'x', 'message': spec['secret']}), flush=True)",
@@ -73,7 +73,7 @@ async def test_the_spec_reaches_the_worker_whole() -> None:
 
 async def test_log_lines_and_stray_prints_go_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    process = await spawn(
+    process = spawn(
         "import sys",
         "print('warning: odd weights', file=sys.stderr, flush=True)",
         "print('a library prints', flush=True)",
@@ -115,7 +115,7 @@ async def test_a_worker_that_ends_while_it_loads(code: str, expected: str) -> No
 
 
 async def test_a_worker_that_is_gone_before_its_spec() -> None:
-    process = await spawn("raise SystemExit(4)")
+    process = spawn("raise SystemExit(4)")
     await process.exited()
     with pytest.raises(LoadFailed, match="exit code 4"):
         await load(process)
@@ -123,7 +123,7 @@ async def test_a_worker_that_is_gone_before_its_spec() -> None:
 
 
 async def test_a_load_that_hangs_is_given_up() -> None:
-    process = await spawn(FOREVER)
+    process = spawn(FOREVER)
     with pytest.raises(LoadFailed, match=r"not loaded within 0\.05 s.*c\.Workbench\.load_timeout"):
         await load(process, 0.05)
     await process.stop()
@@ -132,7 +132,7 @@ async def test_a_load_that_hangs_is_given_up() -> None:
 
 async def test_a_command_that_does_not_exist() -> None:
     with pytest.raises(LoadFailed, match="No such file"):
-        await WorkerProcess.spawn(["/does/not/exist"], LOG)
+        WorkerProcess.spawn(["/does/not/exist"], LOG, {})
 
 
 START_A_HELPER = f"""
@@ -144,7 +144,7 @@ print('{{"event": "failed", "code": "pid", "message": "' + str(child.pid) + '"}}
 
 @pytest.mark.parametrize("ending", [FOREVER, "raise SystemExit(1)"])
 async def test_what_a_worker_had_started_ends_with_it(ending: str) -> None:
-    process = await spawn(START_A_HELPER, ending)
+    process = spawn(START_A_HELPER, ending)
     with pytest.raises(LoadFailed) as caught:
         await load(process)
     if ending is FOREVER:
@@ -171,7 +171,7 @@ async def gone(pid: int) -> None:
 
 
 async def test_a_kill_is_noticed() -> None:
-    process = await spawn(says(READY), FOREVER)
+    process = spawn(says(READY), FOREVER)
     await load(process)
     os.kill(process.pid, signal.SIGKILL)
     assert "SIGKILL" in await process.exited()
@@ -180,12 +180,33 @@ async def test_a_kill_is_noticed() -> None:
 
 
 async def test_one_who_gives_up_waiting_for_the_exit_disturbs_nobody() -> None:
-    process = await spawn(FOREVER)
+    process = spawn(FOREVER)
     waiting = asyncio.create_task(process.exited())
     await asyncio.sleep(0)
     waiting.cancel()
     await process.stop()
     assert "SIGKILL" in await process.exited()
+
+
+async def test_the_end_is_seen_where_the_system_has_no_process_handles(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(os, "pidfd_open")  # as on macOS
+    process = spawn(says(READY), FOREVER)
+    await load(process)
+    assert process.alive()
+    os.kill(process.pid, signal.SIGTERM)
+    assert await process.exited() == "was ended by SIGTERM"
+    assert not process.alive()
+    await process.stop()
+
+
+async def test_the_environment_is_the_servers_and_what_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OURS", "1")
+    code = "import os; raise SystemExit(int(os.environ['OURS'] + os.environ['ADDED']))"
+    process = WorkerProcess.spawn([sys.executable, "-c", code], LOG, {"ADDED": "2"})
+    assert await process.exited() == "ended with exit code 12"
+    await process.stop()
 
 
 @pytest.mark.parametrize(("code", "text"), [(0, "ended with exit code 0"), (-100, "was ended by signal 100")])

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
 
@@ -20,13 +19,10 @@ class Spawner:
     def __init__(self, command: list[str] = WAIT) -> None:
         self.command = command
         self.started: list[WorkerProcess] = []
-        self.changed = asyncio.Event()
 
-    async def __call__(self) -> WorkerProcess:
-        process = await WorkerProcess.spawn(self.command, LOG)
-        self.started.append(process)
-        self.changed.set()
-        return process
+    def __call__(self) -> WorkerProcess:
+        self.started.append(WorkerProcess.spawn(self.command, LOG, {}))
+        return self.started[-1]
 
     async def stop(self) -> None:
         for process in self.started:
@@ -38,7 +34,7 @@ async def test_the_spare_is_taken_once() -> None:
     spare = SpareWorker(spawner, LOG)
     spare.replenish()
     spare.replenish()
-    first, second = await spare.take(), await spare.take()
+    first, second = spare.take(), spare.take()
     assert spawner.started == [first, second]
     await spare.stop()
     await spawner.stop()
@@ -48,10 +44,9 @@ async def test_a_spare_that_has_died_is_not_given_out() -> None:
     spawner = Spawner([sys.executable, "-c", "raise SystemExit(1)"])
     spare = SpareWorker(spawner, LOG)
     spare.replenish()
-    await spawner.changed.wait()
     await spawner.started[0].exited()
     spawner.command = WAIT
-    taken = await spare.take()
+    taken = spare.take()
     assert taken.alive()
     assert taken is spawner.started[1]
     await spare.stop()
@@ -63,7 +58,7 @@ async def test_without_a_spare_every_load_starts_its_own() -> None:
     spare = SpareWorker(spawner, LOG, enabled=False)
     spare.replenish()
     assert spawner.started == []
-    assert (await spare.take()).alive()
+    assert spare.take().alive()
     await spawner.stop()
 
 
@@ -83,9 +78,9 @@ async def test_a_spare_that_cannot_be_started_is_no_obstacle(caplog: pytest.LogC
     spare = SpareWorker(spawner, LOG)
     spare.replenish()
     with pytest.raises(LoadFailed):
-        await spare.take()
+        spare.take()
     assert "no spare worker" in caplog.text
     spawner.command = WAIT
-    assert (await spare.take()).alive()
+    assert spare.take().alive()
     await spare.stop()
     await spawner.stop()

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from samovar_server.loader.pipes import LineSplitter
+from samovar_server.loader.child import LineSplitter
 
 
 def split(data: bytes, sizes: list[int], limit: int) -> list[bytes]:

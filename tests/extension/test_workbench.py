@@ -1,0 +1,327 @@
+"""The whole way from a model's name to its worker, with real processes of the fake worker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from traitlets import TraitError
+from traitlets.config import Config
+
+from samovar_server.errors import (
+    BackendUnavailable,
+    InsufficientMemory,
+    InvalidRequest,
+    LoadFailed,
+    ModelCrashed,
+    ModelNotFound,
+    ModelUnloaded,
+)
+from samovar_server.loader.options import LoadOptions, LoadProgress
+from samovar_server.workbench import Lease, Workbench
+from tests.fakes.models import FAKE_WORKER, FakeScript, write_model
+
+ANY = LoadOptions()
+Make = Callable[..., Workbench]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model folder, and an empty Hugging Face cache."""
+    for module in ("constants", "utils._cache_manager"):
+        monkeypatch.setattr(f"huggingface_hub.{module}.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def make(folder: Path, jp_asyncio_loop: asyncio.AbstractEventLoop) -> Iterator[Make]:
+    """Makes workbenches that start fake workers; they are stopped at the end."""
+    made: list[Workbench] = []
+
+    def make_one(**traits: Any) -> Workbench:
+        given = {"model_folders": [str(folder)], "worker_command": FAKE_WORKER, "spare_worker": False}
+        made.append(Workbench(**{**given, **traits}))
+        return made[-1]
+
+    yield make_one
+    for workbench in made:
+        jp_asyncio_loop.run_until_complete(workbench.stop())
+
+
+@pytest.fixture
+def workbench(make: Make) -> Workbench:
+    return make()
+
+
+async def ask(lease: Lease, *, stream: bool = False) -> httpx.Response:
+    body = {"messages": [{"role": "user", "content": "one two"}], "stream": stream}
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {lease.secret}"}, timeout=60) as client:
+        return await client.post(f"{lease.url}/v1/chat/completions", json=body)
+
+
+async def test_a_model_is_loaded_by_its_first_request_and_answers(workbench: Workbench, folder: Path) -> None:
+    write_model(folder, "org/m")
+    steps: list[LoadProgress] = []
+    async with workbench.acquire("org/m", ANY, on_progress=steps.append) as lease:
+        answer = (await ask(lease)).json()
+        assert answer["choices"][0]["message"]["content"] == "one two"
+        assert answer["model"] == lease.model.model == "org/m"
+        assert workbench.loaded()[0].in_flight == 1
+    assert [step.fraction for step in steps] == sorted(step.fraction for step in steps)
+    assert steps[-1] == LoadProgress("ready", 1.0, bytes_done=100, bytes_total=100)
+    stats = workbench.stats()
+    assert (stats.total_requests_served, stats.total_models_loaded) == (1, 1)
+    assert stats.estimated_cpu_memory_mb == 1.0  # what the worker told
+    assert stats.memory[0].device == "cpu"
+    assert stats.memory[0].used_bytes == 10**6
+
+
+async def test_only_who_knows_the_secret_may_ask_the_worker(workbench: Workbench, folder: Path) -> None:
+    write_model(folder, "m")
+    async with workbench.acquire("m", ANY) as lease:
+        lease.secret = "guessed"
+        assert (await ask(lease)).status_code == 401
+
+
+async def test_the_default_model_and_aliases(make: Make, folder: Path) -> None:
+    write_model(folder, "org/m")
+    workbench = make(default_model="mine", aliases={"mine": "org/m"})
+    assert (await workbench.load(None, ANY)).model == "org/m"
+    async with workbench.acquire("mine", ANY) as lease:
+        assert lease.model.model == "org/m"
+    assert workbench.stats().cache_hits == 1
+
+
+async def test_models_lists_what_is_on_disk_and_says_what_is_in_memory(
+    workbench: Workbench, folder: Path
+) -> None:
+    write_model(folder, "org/a")
+    write_model(folder, "b")
+    await workbench.load("b", ANY)
+    cards = workbench.models()
+    assert [(card.id, card.owned_by, card.loaded) for card in cards] == [
+        ("b", "local", True),
+        ("org/a", "org", False),
+    ]
+    assert all(0 < card.created <= time.time() for card in cards)
+
+
+async def test_a_kill_in_the_middle_of_an_answer_is_a_typed_error_and_the_next_request_works(
+    workbench: Workbench, folder: Path
+) -> None:
+    write_model(folder, "m", FakeScript(crash_after_tokens=1))
+    async with workbench.acquire("m", ANY) as lease:
+        with pytest.raises(httpx.HTTPError):
+            await ask(lease, stream=True)
+        assert isinstance(lease.failure(), ModelCrashed)
+        write_model(folder, "m")
+        async with workbench.acquire("m", ANY) as other:
+            assert (await ask(other)).status_code == 200
+
+
+async def test_a_worker_that_is_killed_while_idle_is_noticed(workbench: Workbench, folder: Path) -> None:
+    write_model(folder, "m")
+    others = children_of(os.getpid())
+    async with workbench.acquire("m", ANY) as lease:
+        (worker,) = children_of(os.getpid()) - others
+        os.kill(worker, signal.SIGKILL)
+        start = time.monotonic()
+        while workbench.loaded()[0].state != "failed":
+            assert time.monotonic() - start < 30
+            await asyncio.sleep(0.01)
+        assert isinstance(lease.failure(), ModelCrashed)
+    assert "SIGKILL" in (workbench.loaded()[0].error or "")
+    assert workbench.stats().estimated_cpu_memory_mb == 0
+    assert (await workbench.load("m", ANY)).state == "ready"
+
+
+async def test_a_load_that_fails_says_why(workbench: Workbench, folder: Path) -> None:
+    write_model(folder, "m", FakeScript(fail="the weights are damaged"))
+    with pytest.raises(LoadFailed, match="the weights are damaged"):
+        await workbench.load("m", ANY)
+    assert [(model.state, model.error) for model in workbench.loaded()] == [
+        ("failed", "the weights are damaged")
+    ]
+
+
+async def test_a_model_that_is_nowhere(workbench: Workbench) -> None:
+    with pytest.raises(ModelNotFound):
+        await workbench.load("org/nowhere", ANY)
+    with pytest.raises(InvalidRequest):
+        async with workbench.acquire("../../etc", ANY):
+            raise AssertionError("never")
+    assert workbench.loaded() == []
+
+
+async def test_what_the_machine_or_the_model_cannot_do(workbench: Workbench, folder: Path) -> None:
+    write_model(folder, "m")
+    with pytest.raises(InvalidRequest, match="256 tokens"):
+        await workbench.load("m", LoadOptions(context_length=1000))
+    assert workbench.loaded() == []
+
+
+async def test_a_model_beyond_the_budget(make: Make, folder: Path) -> None:
+    write_model(folder, "m")
+    with pytest.raises(InsufficientMemory, match=r"m needs about 0\.5 GB"):
+        await make(cpu_memory_budget=10**6).load("m", ANY)
+
+
+async def test_without_torch_the_answer_says_what_to_install(
+    make: Make, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("samovar_server.backends.transformers.find_spec", lambda name: None)
+    write_model(folder, "m")
+    workbench = make(worker_command=[], spare_worker=True)
+    await workbench.start()
+    assert "samovar[local]" in caplog.text
+    with pytest.raises(BackendUnavailable, match=r"pip install 'samovar\[local\]'"):
+        await workbench.load("m", ANY)
+
+
+@pytest.mark.parametrize("name", ["short", "org/m", "m"])
+async def test_unload_by_any_name(make: Make, folder: Path, name: str) -> None:
+    write_model(folder, "org/m")
+    write_model(folder, "other")
+    workbench = make(aliases={"short": "org/m"})
+    await workbench.load("org/m", ANY)
+    await workbench.load("other", ANY)
+    if name == "m":
+        shutil.move(folder / "org" / "m", folder / "m")
+        await workbench.unload("org/m")  # it is in memory, and on the disk no more
+        await workbench.load("m", ANY)
+    unloaded = await workbench.unload(name)
+    assert [(model.state, model.in_flight) for model in unloaded] == [("stopped", 0)]
+    assert [model.model for model in workbench.loaded()] == ["other"]
+    assert [model.model for model in await workbench.unload_all()] == ["other"]
+
+
+async def test_unload_only_if_it_is_so_held(workbench: Workbench, folder: Path) -> None:
+    write_model(folder, "m")
+    await workbench.load("m", ANY)
+    with pytest.raises(ModelNotFound, match="Models in memory: m"):
+        await workbench.unload("m", device="cuda")
+    with pytest.raises(ModelNotFound, match="Models in memory: m"):
+        await workbench.unload("m", backend="llamacpp")
+    assert await workbench.unload("m", device="cpu", backend="transformers")
+    with pytest.raises(ModelNotFound, match="Models in memory: none"):
+        await workbench.unload("m")
+
+
+async def test_unload_now_ends_an_answer_with_a_typed_error(workbench: Workbench, folder: Path) -> None:
+    write_model(folder, "m", FakeScript(hang_after_tokens=1))
+    async with workbench.acquire("m", ANY) as lease:
+        answer = asyncio.create_task(ask(lease))
+        await workbench.unload("m", mode="now")
+        with pytest.raises(httpx.HTTPError):
+            await answer
+        assert isinstance(lease.failure(), ModelUnloaded)
+
+
+async def test_other_options_replace_the_copy(workbench: Workbench, folder: Path) -> None:
+    write_model(folder, "m")
+    await workbench.load("m", ANY)
+    loaded = await workbench.load("m", LoadOptions(dtype="bfloat16", context_length=100))
+    assert (loaded.dtype, loaded.context_length) == ("bfloat16", 100)
+    assert len(workbench.loaded()) == 1
+    async with workbench.acquire("m", ANY) as lease:
+        assert lease.model.dtype == "bfloat16"
+
+
+async def test_stop_ends_every_process_and_what_waits(make: Make, folder: Path) -> None:
+    workbench = make(spare_worker=True)
+    await workbench.start()
+    write_model(folder, "m")
+    write_model(folder, "slow", FakeScript(hang_while_loading=True))
+    loading = asyncio.Event()
+
+    def report(step: LoadProgress) -> None:
+        if step.phase == "weights":
+            loading.set()
+
+    async with workbench.acquire("m", ANY) as lease:
+        waiting = asyncio.create_task(workbench.load("slow", ANY, on_progress=report))
+        await loading.wait()
+        children = children_of(os.getpid())
+        assert len(children) >= 2
+        await workbench.stop()
+        assert children_of(os.getpid()) & children == set()
+        assert isinstance(lease.failure(), ModelUnloaded)
+        with pytest.raises(ModelUnloaded):
+            await waiting
+    await workbench.stop()
+
+
+PARENT = """
+import asyncio, json, sys
+from samovar_server.loader.options import LoadOptions
+from samovar_server.workbench import Workbench
+
+async def main():
+    workbench = Workbench(model_folders=[sys.argv[1]], worker_command=json.loads(sys.argv[2]))
+    await workbench.start()
+    await workbench.load("m", LoadOptions())
+    await workbench.load("n", LoadOptions())
+    assert not {"torch", "transformers"} & set(sys.modules)
+    print("loaded", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_no_worker_outlives_the_server(folder: Path, end: signal.Signals) -> None:
+    write_model(folder, "m")
+    write_model(folder, "n")
+    command = [sys.executable, "-c", PARENT, str(folder), json.dumps(FAKE_WORKER)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"loaded\n"
+        workers = children_of(server.pid)
+        assert len(workers) == 3  # two models and the spare
+        server.send_signal(end)
+    deadline = time.monotonic() + 30
+    while any(is_running(pid) for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def children_of(pid: int) -> set[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return {int(child) for task in tasks for child in task.read_text().split()}
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_settings_come_from_jupyters_configuration_and_are_checked(tmp_path: Path) -> None:
+    config = Config({"Workbench": {"default_ttl": 5.0, "slots": 3, "model_folders": [str(tmp_path)]}})
+    workbench = Workbench(config=config)
+    assert (workbench.default_ttl, workbench.slots, workbench.model_folders) == (5.0, 3, [str(tmp_path)])
+    for wrong in ({"default_ttl": -1.0}, {"slots": 0}, {"load_timeout": 0.0}, {"cpu_memory_budget": -1}):
+        with pytest.raises(TraitError):
+            Workbench(**wrong)
+
+
+def test_every_setting_says_what_it_does() -> None:
+    assert all(trait.help for trait in Workbench.class_own_traits(config=True).values())
+
+
+def test_models_lie_in_jupyters_data_folder_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUPYTER_DATA_DIR", "/data")
+    assert Workbench().model_folders == ["/data/samovar/models"]

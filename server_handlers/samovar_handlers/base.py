@@ -114,11 +114,14 @@ class SamovarHandler(APIHandler):
                 f"{self.services.max_body_bytes:,} are accepted (c.SamovarApp.max_body_bytes)."
             )
 
+    def _sent_token(self) -> str | None:
+        """The token of the Authorization header; None when there is none."""
+        scheme, _, token = self.request.headers.get("Authorization", "").partition(" ")
+        return token.strip() if scheme.lower() in {"bearer", "token"} else None
+
     def _has_scoped_token(self) -> bool:
-        scheme, _, given = self.request.headers.get("Authorization", "").partition(" ")
-        return scheme.lower() in {"bearer", "token"} and hmac.compare_digest(
-            given.strip().encode(), self.services.token.encode()
-        )
+        sent = self._sent_token()
+        return sent is not None and hmac.compare_digest(sent.encode(), self.services.token.encode())
 
     def _admit_scoped_token(self) -> None:
         # Jupyter's own prepare would ask its identity provider, which does not know this token, and
@@ -132,22 +135,33 @@ class SamovarHandler(APIHandler):
         try:
             await super().prepare()
         except web.HTTPError as refusal:
-            raise self._explained(refusal) from refusal
+            raise await self._explained(refusal) from refusal
         method, user = self.request.method, self.current_user
-        if user is None:
-            if not getattr(getattr(self, method.lower()), "__allow_unauthenticated", False):
-                raise InvalidApiKey(NO_CREDENTIALS)
+        if getattr(getattr(self, method.lower()), "__allow_unauthenticated", False):
             return
+        if user is None or await self._sent_wrong_token():
+            raise InvalidApiKey(NO_CREDENTIALS)
         action = HTTP_METHOD_TO_AUTH_ACTION[method]
         allowed = self.authorizer.is_authorized(self, user, action, self.auth_resource)
         if not await ensure_async(allowed):
             raise PermissionDenied(f"{user.username} may not {action} {self.auth_resource} on this server.")
 
-    def _explained(self, refusal: web.HTTPError) -> SamovarError | web.HTTPError:
+    async def _sent_wrong_token(self) -> bool:
+        """Whether it was a login cookie that Jupyter went by, beside a token that it does not know.
+
+        Programs have such cookies, too: Jupyter sets one in its answer to a good token, and HTTP clients
+        keep it. With a token that has become stale they are to see 401, not a complaint about XSRF.
+        """
+        if self._sent_token() is None or self.token_authenticated or not self.identity_provider.auth_enabled:
+            return False
+        return await ensure_async(self.identity_provider.get_user_cookie(self)) is not None
+
+    async def _explained(self, refusal: web.HTTPError) -> SamovarError | web.HTTPError:
         """Jupyter's refusal with the status that API clients understand, and what to do about it."""
         if not hasattr(self, "_jupyter_current_user"):  # the identity provider itself failed
             return refusal
-        if self._jupyter_current_user is None:  # Jupyter complains of the missing XSRF token first
+        # Jupyter complains of a missing XSRF token before it looks whether there is a user at all.
+        if self._jupyter_current_user is None or await self._sent_wrong_token():
             return InvalidApiKey(NO_CREDENTIALS)
         if refusal.status_code == 404:
             return PermissionDenied(FOREIGN_ORIGIN)

@@ -178,6 +178,16 @@ async def test_a_cookie_needs_the_xsrf_header_to_post(
     assert answer.status_code == 200
 
 
+async def test_a_wrong_token_is_wrong_also_beside_a_good_cookie(
+    jp_serverapp: ServerApp, client: httpx.AsyncClient
+) -> None:
+    await client.get("/models")
+    assert client.cookies  # Jupyter sets one for a good token
+    for method, path in (("GET", "/models"), ("POST", "/models/unload-all")):
+        answer = await client.request(method, path, headers={"Authorization": "Bearer stale"})
+        assert error(answer)[:2] == (401, "invalid_api_key")
+
+
 async def test_a_cookie_is_not_good_for_a_page_of_another_origin(
     jp_serverapp: ServerApp, anonymous: httpx.AsyncClient
 ) -> None:
@@ -215,7 +225,8 @@ async def test_without_authentication_a_program_is_told_why_its_post_is_refused(
     jp_serverapp: ServerApp, anonymous: httpx.AsyncClient, services: Services
 ) -> None:
     jp_serverapp.identity_provider.token = ""
-    assert (await anonymous.get("/models")).status_code == 200
+    for headers in ({}, {"Authorization": "Bearer anything"}):
+        assert (await anonymous.get("/models", headers=headers)).status_code == 200
     status, _, message = error(await anonymous.post("/models/unload-all"))
     assert status == 403
     assert "X-XSRFToken" in message

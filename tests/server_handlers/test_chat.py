@@ -147,7 +147,7 @@ async def test_the_progress_of_a_load_shows_as_comments(
         steps.put_nowait(LoadProgress("warmup", 0.9))
         await read_until(chunks, b": loading 90%\n\n")
         steps.put_nowait(None)
-        await worker.asked.wait()
+        await asyncio.wait_for(worker.asked.wait(), 10)
         await read_until(chunks, b": waiting\n\n")
         worker.say(ONE, DONE, None)
         rest = b"".join([chunk async for chunk in chunks])

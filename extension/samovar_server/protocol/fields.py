@@ -102,7 +102,7 @@ def parse(model: type[RequestT], body: bytes) -> RequestT:
     except (ValueError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"The request body is not valid JSON ({error}). Send a JSON object.") from None
     if not isinstance(raw, dict):
-        raise InvalidRequest("The request body must be a JSON object, such as {\"model\": \"demo\"}.")
+        raise InvalidRequest('The request body must be a JSON object, such as {"model": "demo"}.')
     return validate(model, raw)
 
 

@@ -1,0 +1,122 @@
+"""The KV cache: one row of keys and values per slot, in buffers that grow by need.
+
+Each layer holds [rows, kv_heads, length + 1, head_dim]. A step writes its keys and values at
+(row, position) and gets back views of what its queries may see, so nothing is copied. The last position
+of each row is never read: padding rows of a decode batch write there, and so do no harm to the prefix a
+free slot keeps.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from samovar_server.engine.step import DecodeStep, PrefillStep, Step
+
+LENGTH_BUCKET = 256
+"""Buffers grow to multiples of this many positions, and then by doubling."""
+
+
+class SlotLayer(CacheLayerMixin):
+    """One layer's keys and values for all slots."""
+
+    is_compileable = False
+    is_sliding = False
+
+    def __init__(self, cache: SlotCache) -> None:
+        super().__init__()
+        self.cache = cache
+        self.keys: Tensor = torch.empty(0)
+        self.values: Tensor = torch.empty(0)
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Take heads, head size, dtype and device from the first keys and values that come in."""
+        rows, length = self.cache.rows, self.cache.length + 1
+        self.keys = key_states.new_zeros(rows, key_states.shape[1], length, key_states.shape[3])
+        self.values = value_states.new_zeros(rows, value_states.shape[1], length, value_states.shape[3])
+        self.is_initialized = True
+
+    def resize(self) -> None:
+        """Grow to the cache's rows and length, keeping what is there."""
+        if not self.is_initialized:
+            return
+        self.keys, self.values = (self._grown(buffer) for buffer in (self.keys, self.values))
+
+    def _grown(self, old: Tensor) -> Tensor:
+        new = old.new_zeros(self.cache.rows, old.shape[1], self.cache.length + 1, old.shape[3])
+        new[: old.shape[0], :, : old.shape[2] - 1] = old[:, :, :-1]
+        return new
+
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` positions of one row to another."""
+        self.keys[target, :, :length] = self.keys[source, :, :length]
+        self.values[target, :, :length] = self.values[source, :, :length]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Write this step's keys and values [batch, kv_heads, new, head_dim]; return what it may see."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        step = self.cache.step
+        if isinstance(step, PrefillStep):
+            self.keys[step.row, :, step.start : step.end] = key_states[0]
+            self.values[step.row, :, step.start : step.end] = value_states[0]
+            row = slice(step.row, step.row + 1)
+            return self.keys[row, :, : step.end], self.values[row, :, : step.end]
+        assert isinstance(step, DecodeStep)
+        self.keys[step.row_index, :, step.write_positions] = key_states[:, :, 0]
+        self.values[step.row_index, :, step.write_positions] = value_states[:, :, 0]
+        return self.keys[: step.rows, :, : step.length], self.values[: step.rows, :, : step.length]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Unused: the engine's attention makes its own masks. (length, offset)."""
+        return self.cache.length, 0
+
+    def get_seq_length(self) -> int:
+        """Rows differ in length, so there is none; positions are always passed to the model."""
+        return 0
+
+    def get_max_length(self) -> int:
+        """Positions a row can hold now."""
+        return self.cache.length
+
+
+class SlotCache(Cache):
+    """The layers, their common size, and the step that is being run."""
+
+    def __init__(self, layers: int, slots: int, context_length: int) -> None:
+        """`slots` rows of `context_length` positions are the most this cache grows to."""
+        self.rows = min(4, slots)
+        self.length = min(LENGTH_BUCKET, context_length)
+        self.slots = slots
+        self.context_length = context_length
+        self.step: Step | None = None
+        super().__init__(layers=[SlotLayer(self) for _ in range(layers)])
+
+    def reserve(self, rows: int, length: int) -> None:
+        """Make room for `rows` slots of `length` positions. Costs a copy whenever it grows."""
+        assert rows <= self.slots and length <= self.context_length, "admission lets nothing larger in"
+        if rows <= self.rows and length <= self.length:
+            return
+        while self.rows < rows:
+            self.rows = min(self.rows * 2, self.slots)
+        while self.length < length:
+            self.length = min(self.length * 2, self.context_length)
+        for layer in self.layers:
+            layer.resize()
+
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        """Give row `target` the first `length` positions of row `source`."""
+        for layer in self.layers:
+            layer.copy_prefix(source, target, length)
+
+    def nbytes(self) -> int:
+        """Bytes that are allocated now."""
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers)
+
+    def full_nbytes(self) -> int:
+        """Bytes when grown to its most."""
+        grown = (self.slots * (self.context_length + 1)) / (self.rows * (self.length + 1))
+        return round(self.nbytes() * grown)

@@ -1,0 +1,74 @@
+"""Runs one forward pass of the model: a chunk of a prompt, or one token for many rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from samovar_server.engine.kv_cache import SlotCache
+from samovar_server.engine.step import DecodeStep, PrefillStep, Step
+
+LENGTH_STEP = 64
+"""Decode attends to a multiple of this many positions, so that few shapes occur."""
+ROWS_STEP = 4
+"""Decode runs a multiple of this many rows: 3 and 4 rows take the same time, 1 and 2 take longer."""
+
+
+class Runner:
+    """The model and its KV cache, as a function from tokens to logits."""
+
+    def __init__(self, model: Any, slots: int, context_length: int) -> None:
+        """`model` is a transformers causal language model loaded with the engine's attention."""
+        self.model = model
+        self.device: torch.device = model.device
+        layers = model.config.get_text_config().num_hidden_layers
+        self.cache = SlotCache(layers, slots, context_length)
+
+    @torch.inference_mode()
+    def prefill(self, slot: int, tokens: Seq[int], start: int) -> Tensor:
+        """Compute prompt tokens from position `start` on; logits [vocabulary] after the last one."""
+        end = start + len(tokens)
+        self.cache.reserve(slot + 1, end)
+        positions = torch.arange(start, end, device=self.device)
+        return self._forward(tokens, positions[None], PrefillStep(slot, start, end))[0, -1]
+
+    @torch.inference_mode()
+    def decode(self, slots: Seq[int], tokens: Seq[int], positions: Seq[int]) -> Tensor:
+        """One token for each of `slots`, at its position; logits [len(slots), vocabulary]."""
+        rows = min(-(-(max(slots) + 1) // ROWS_STEP) * ROWS_STEP, self.cache.slots)
+        self.cache.reserve(rows, max(positions) + 1)
+        length = min(-(-(max(positions) + 1) // LENGTH_STEP) * LENGTH_STEP, self.cache.length)
+        row_tokens, row_positions, written = [0] * rows, [0] * rows, [self.cache.length] * rows
+        for slot, token, position in zip(slots, tokens, positions, strict=True):
+            row_tokens[slot], row_positions[slot], written[slot] = token, position, position
+        step = DecodeStep(
+            rows=rows,
+            length=length,
+            row_index=torch.arange(rows, device=self.device),
+            positions=torch.tensor(row_positions, device=self.device),
+            write_positions=torch.tensor(written, device=self.device),
+        )
+        logits = self._forward(row_tokens, step.positions[:, None], step)[:, -1]
+        return logits[torch.tensor(slots, device=self.device)]
+
+    @torch.inference_mode()
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        """Give slot `target` the first `length` positions of slot `source`."""
+        self.cache.reserve(max(source, target) + 1, length)
+        self.cache.copy_prefix(source, target, length)
+
+    def _forward(self, tokens: Seq[int], positions: Tensor, step: Step) -> Tensor:
+        self.cache.step = step
+        ids = torch.tensor(tokens, device=self.device).view(positions.shape)
+        logits: Tensor = self.model(
+            input_ids=ids,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+            slot_step=step,
+        ).logits
+        return logits

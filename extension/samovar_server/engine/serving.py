@@ -1,0 +1,126 @@
+"""A loaded model, its engine and its HTTP service, wired together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+
+from samovar_server.engine.core import Delivery, Engine
+from samovar_server.engine.loading import load
+from samovar_server.engine.runner import Runner
+from samovar_server.engine.service import MAX_BODY_BYTES, Service
+from samovar_server.loader.spec import WorkerSpec
+
+ENGINE_FAILED = 70
+"""Exit code after a failed step (EX_SOFTWARE): the server then tells the requests and starts afresh."""
+
+Report = Callable[[str, float], None]
+"""Called with the phase ("weights" or "warmup") and the fraction of it that is done."""
+
+
+@dataclass(slots=True)
+class Serving:
+    """A worker's model, ready to be served. `load_seconds` has the stages "weights" and "warmup"."""
+
+    spec: WorkerSpec
+    runner: Runner
+    tokenizer: object
+    context_length: int
+    stop_tokens: frozenset[int]
+    load_seconds: dict[str, float]
+
+    @property
+    def device(self) -> str:
+        """Where the model is: "cpu" or "cuda:N"."""
+        return str(self.runner.device)
+
+    @property
+    def dtype(self) -> str:
+        """The weights' dtype, as "float32"."""
+        return str(self.runner.model.dtype).removeprefix("torch.")
+
+    def memory_bytes(self) -> int:
+        """What the model takes or may come to take: the process, plus what the KV cache can still grow."""
+        cache = self.runner.cache
+        growth = cache.full_nbytes() - cache.nbytes()
+        if self.runner.device.type == "cuda":
+            return torch.cuda.memory_allocated(self.runner.device) + growth
+        return resident_bytes() + growth
+
+    def listen(self) -> int:
+        """Start the engine and the service on the running event loop; returns the port."""
+        loop = asyncio.get_running_loop()
+
+        def hand_out(outputs: Delivery) -> None:
+            for sequence, output in outputs:
+                sequence.emit(output)
+
+        def give_up(error: Exception) -> None:
+            logging.getLogger(__name__).critical("The engine failed and the worker ends: %s", error)
+            os._exit(ENGINE_FAILED)
+
+        engine = Engine(
+            self.runner,
+            slots=self.spec.slots,
+            max_queue=self.spec.max_queue,
+            stop_tokens=self.stop_tokens,
+            deliver=lambda outputs: _call_soon(loop, hand_out, outputs),
+            on_failure=give_up,
+        )
+        engine.start()
+        service = Service(
+            engine=engine,
+            tokenizer=self.tokenizer,
+            model_name=self.spec.model_name,
+            context_length=self.context_length,
+            secret=self.spec.secret,
+            memory_bytes=self.memory_bytes,
+        )
+        (socket,) = bind_sockets(0, "127.0.0.1")
+        server = HTTPServer(service.application(), max_buffer_size=MAX_BODY_BYTES)
+        server.add_sockets([socket])
+        port: int = socket.getsockname()[1]
+        return port
+
+
+def prepare(spec: WorkerSpec, report: Report) -> Serving:
+    """Load the model of `spec` and run it once. LoadFailed or InvalidRequest says why not."""
+    loaded = load(spec, lambda fraction: report("weights", fraction))
+    report("warmup", 0.0)
+    began = time.monotonic()
+    runner = Runner(loaded.model, spec.slots, loaded.context_length)
+    # The first run of each kind sets up kernels and buffers; a user's first token need not wait for it.
+    token = next(iter(loaded.stop_tokens), 0)
+    runner.prefill(0, [token] * 2, 0)
+    runner.decode([0], [token], [2])
+    seconds = {"weights": loaded.seconds, "warmup": time.monotonic() - began}
+    report("warmup", 1.0)
+    return Serving(spec, runner, loaded.tokenizer, loaded.context_length, loaded.stop_tokens, seconds)
+
+
+def resident_bytes() -> int:
+    """The process's resident memory."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:  # not Linux: the peak is what there is
+        import resource
+        import sys
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _call_soon(
+    loop: asyncio.AbstractEventLoop, function: Callable[[Delivery], None], outputs: Delivery
+) -> None:
+    loop.call_soon_threadsafe(function, outputs)

@@ -1,0 +1,80 @@
+"""Which sequence holds which slot, and what prefix each slot's KV cache still keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from samovar_server.engine.attention import QUERY_BLOCK
+
+
+@dataclass(slots=True)
+class Slot:
+    """A row of the KV cache. `tokens` are the prompt tokens whose keys and values it holds.
+
+    Only prefilled tokens count: those of generated tokens came from decode steps, whose bits differ
+    from a prefill's, and a reused prefix must not show.
+    """
+
+    index: int
+    tokens: list[int] = field(default_factory=list)
+    busy: bool = False
+    released: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A slot, and how much of the prompt it need not compute: copied from `source` when that differs."""
+
+    slot: int
+    source: int
+    cached_tokens: int
+
+
+class SlotPool:
+    """Hands out slots; prefers the one that holds the longest prefix of the prompt."""
+
+    def __init__(self, count: int) -> None:
+        self.slots = [Slot(index) for index in range(count)]
+        self._releases = 0
+
+    @property
+    def has_free(self) -> bool:
+        """Whether `acquire` can be called."""
+        return any(not slot.busy for slot in self.slots)
+
+    def acquire(self, prompt: Sequence[int]) -> Assignment:
+        """Take a free slot for `prompt`. There must be one."""
+        best = max(self.slots, key=lambda slot: (common_blocks(slot.tokens, prompt), not slot.busy))
+        cached = common_blocks(best.tokens, prompt)
+        free = [slot for slot in self.slots if not slot.busy]
+        if cached and not best.busy:
+            target = best
+        else:
+            # Low indices first keeps decode batches small; then the prefix that was unused longest.
+            target = min(free, key=lambda slot: (bool(slot.tokens), slot.released, slot.index))
+        target.busy = True
+        target.tokens = list(prompt[:cached])
+        return Assignment(target.index, best.index if cached else target.index, cached)
+
+    def prefilled(self, index: int, tokens: Sequence[int]) -> None:
+        """The slot now also holds `tokens`, in front of which stands what it held."""
+        self.slots[index].tokens.extend(tokens)
+
+    def release(self, index: int) -> None:
+        """Give the slot back; it keeps its prefix until somebody else needs the row."""
+        self._releases += 1
+        slot = self.slots[index]
+        slot.busy, slot.released = False, self._releases
+
+
+def common_blocks(held: Sequence[int], prompt: Sequence[int]) -> int:
+    """Tokens of `prompt` that can be taken over from `held`: whole blocks, and never the last token.
+
+    The last token's logits start the output, so it is always computed.
+    """
+    limit = min(len(held), len(prompt) - 1)
+    same = 0
+    while same < limit and held[same] == prompt[same]:
+        same += 1
+    return same // QUERY_BLOCK * QUERY_BLOCK

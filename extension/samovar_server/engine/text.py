@@ -1,0 +1,135 @@
+"""Between text and tokens: prompts from chats, text from a growing output, stop strings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from samovar_server.errors import InvalidRequest
+
+UNFINISHED = "\ufffd"
+"""What tokenizers decode incomplete UTF-8 to."""
+
+
+class Decoder(Protocol):
+    """The part of a transformers tokenizer that turns ids into text."""
+
+    def decode(self, token_ids: list[int], skip_special_tokens: bool = ...) -> str:
+        """The text of `token_ids`."""
+
+
+def render_chat(tokenizer: Any, messages: list[dict[str, Any]]) -> list[int]:
+    """The prompt's token ids by the model's own chat template, ready for the assistant's turn.
+
+    InvalidRequest when the model has no template, or its template refuses these messages.
+    """
+    if not tokenizer.chat_template:
+        raise InvalidRequest(
+            "This model has no chat template, so it cannot take 'messages'. Use a chat (instruct) model.",
+            param="messages",
+        )
+    from jinja2 import TemplateError
+
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        raise InvalidRequest(
+            f"The model's chat template refuses these messages: {error}.", param="messages"
+        ) from None
+    # The template writes the special tokens itself.
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+class Detokenizer:
+    """Decodes a growing list of tokens, giving out only text that later tokens cannot change.
+
+    A token may end in the middle of a UTF-8 character, and how a token is spaced can depend on the one
+    before it; so the tokens since the last clean cut are decoded together with a few before it, as
+    text-generation-inference and vLLM do.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._ids: list[int] = []
+        self._prefix = 0
+        self._read = 0
+
+    def add(self, token: int) -> str:
+        """The text that `token` completes; "" while a character is unfinished."""
+        self._ids.append(token)
+        shown, now = (
+            self._decode(self._ids[self._prefix : self._read]),
+            self._decode(self._ids[self._prefix :]),
+        )
+        if len(now) <= len(shown) or now.endswith(UNFINISHED):
+            return ""
+        self._prefix, self._read = self._read, len(self._ids)
+        return now[len(shown) :]
+
+    def flush(self) -> str:
+        """What is left at the end: incomplete characters come as U+FFFD."""
+        shown = self._decode(self._ids[self._prefix : self._read])
+        rest = self._decode(self._ids[self._prefix :])[len(shown) :]
+        self._prefix = self._read = len(self._ids)
+        return rest
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._decoder.decode(ids, skip_special_tokens=True)
+
+
+class StopStrings:
+    """Finds the first stop string in a stream of text, wherever the pieces are cut."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.found = False
+
+    def add(self, text: str) -> str:
+        """The text that is safe to show. The stop string and all behind it never are."""
+        if not self._stops:
+            return text
+        text = self._held + text
+        hits = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        if hits:
+            self.found, self._held = True, ""
+            return text[: min(hits)]
+        keep = max(_overlap(text, stop) for stop in self._stops)
+        safe = len(text) - keep
+        self._held = text[safe:]
+        return text[:safe]
+
+    def flush(self) -> str:
+        """What was held back in case a stop string had begun."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """The longest end of `text` that begins `stop`."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if stop.startswith(text[-length:]):
+            return length
+    return 0
+
+
+class TextStream:
+    """A sequence's output as text: detokenised, cut at the first stop string."""
+
+    def __init__(self, decoder: Decoder, stops: Sequence[str]) -> None:
+        self._detokenizer = Detokenizer(decoder)
+        self._stops = StopStrings(stops)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string came."""
+        return self._stops.found
+
+    def add(self, token: int) -> str:
+        """Text that can be shown after `token`."""
+        return self._stops.add(self._detokenizer.add(token))
+
+    def flush(self) -> str:
+        """The rest of the text, once no token follows."""
+        return self._stops.add(self._detokenizer.flush()) + self._stops.flush()

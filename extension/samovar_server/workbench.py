@@ -144,8 +144,9 @@ class Workbench(LoggingConfigurable):
         await self._loader.stop()
         await self._cache.close()
 
-    def models(self) -> list[ModelCard]:
+    async def models(self) -> list[ModelCard]:
         """The models on disk, whether in memory or not. Reads the disk, so it may take a while."""
+        on_disk = await asyncio.to_thread(list_models, self._folders)
         resident = {record.model_path for record in self.loaded() if record.state in ("ready", "draining")}
         return [
             ModelCard(
@@ -155,7 +156,7 @@ class Workbench(LoggingConfigurable):
                 path=str(model.path),
                 loaded=str(model.path) in resident,
             )
-            for model in list_models(self._folders)
+            for model in on_disk
         ]
 
     def acquire(

@@ -38,19 +38,20 @@ class ModelsHandler(SamovarHandler):
     """All models."""
 
     @web.authenticated
-    def get(self) -> None:
+    async def get(self) -> None:
         """List the models on disk and in memory."""
-        self.finish({"object": "list", "data": [as_model(card) for card in self.workbench.models()]})
+        cards = await self.workbench.models()
+        self.finish({"object": "list", "data": [as_model(card) for card in cards]})
 
 
 class ModelHandler(SamovarHandler):
     """One model."""
 
     @web.authenticated
-    def get(self, reference: str) -> None:
+    async def get(self, reference: str) -> None:
         """Describe one model, named by its id or an alias."""
         name = self.workbench.aliases.get(reference, reference)
-        for card in self.workbench.models():
+        for card in await self.workbench.models():
             if card.id in {reference, name}:
                 self.finish(as_model(card))
                 return

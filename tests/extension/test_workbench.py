@@ -109,7 +109,7 @@ async def test_models_lists_what_is_on_disk_and_says_what_is_in_memory(
     write_model(folder, "org/a")
     write_model(folder, "b")
     await workbench.load("b", ANY)
-    cards = workbench.models()
+    cards = await workbench.models()
     assert [(card.id, card.owned_by, card.loaded) for card in cards] == [
         ("b", "local", True),
         ("org/a", "org", False),

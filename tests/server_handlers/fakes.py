@@ -61,7 +61,7 @@ class FakeWorkbench(Workbench):
         self.abandoned = asyncio.Event()
         self.unloaded = [MODEL]
 
-    def models(self) -> list[ModelCard]:
+    async def models(self) -> list[ModelCard]:
         return self.cards
 
     def acquire(

@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "samovar": set(),
     # the routes: check, call the workbench, answer
     "samovar_handlers": {
+        "samovar_server.cache.lease",
         "samovar_server.cache.records",
         "samovar_server.errors",
         "samovar_server.loader.options",
@@ -48,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "samovar_server.inventory",
         "samovar_server.loader",
     },
-    "samovar_server.relay": {"samovar_server.errors", "samovar_server.workbench"},
+    "samovar_server.relay": {"samovar_server.cache.lease"},
     # the composition root, the one place that knows the routes
     "samovar_server.app": {"samovar_server", "samovar_handlers"},
     "samovar_server.__main__": {"samovar_server.app"},

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 
-from samovar_server.cache.entry import Lease
+from samovar_server.cache.lease import Lease
 
 CONNECT_SECONDS = 10.0
 """A worker listens on this machine and accepts at once; one that does not is hung."""
@@ -26,7 +26,8 @@ class WorkerAnswer:
 
     def header(self, name: str) -> str | None:
         """The value of a header; None when the worker sent none."""
-        return self._response.headers.get(name)
+        value: str | None = self._response.headers.get(name)
+        return value
 
     def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives, untouched. To be read once."""

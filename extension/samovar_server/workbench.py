@@ -15,7 +15,8 @@ from traitlets.config import LoggingConfigurable
 
 from samovar_server.backends.transformers import TransformersBackend
 from samovar_server.cache.clock import SystemClock
-from samovar_server.cache.entry import Entry, Lease
+from samovar_server.cache.entry import Entry
+from samovar_server.cache.lease import Lease
 from samovar_server.cache.manager import Mode, ModelCache
 from samovar_server.cache.records import CacheStats, LoadedModel
 from samovar_server.errors import BackendUnavailable, ModelNotFound

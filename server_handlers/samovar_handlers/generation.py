@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 from samovar_handlers.base import SamovarHandler
 from samovar_handlers.sse import EventStream, event, whole_events
-from samovar_server.cache.entry import Lease
+from samovar_server.cache.lease import Lease
 from samovar_server.loader.options import ProgressCallback
 from samovar_server.protocol.fields import GenerationRequest
 from samovar_server.relay import WorkerAnswer

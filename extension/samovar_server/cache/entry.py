@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from samovar_server.cache.policy import Holding, Phase, expiry
@@ -58,22 +56,6 @@ class Worker(Protocol):
 
     async def stop(self) -> None:
         """End it at once and wait until its memory is free."""
-
-
-@dataclass
-class Lease(ABC):
-    """The right to send one request to a model's worker: the model stays while the lease is held."""
-
-    url: str
-    secret: str = field(repr=False)
-    model: LoadedModel
-
-    @abstractmethod
-    def failure(self) -> SamovarError:
-        """After the connection to the worker broke: why, as the error to answer with.
-
-        ModelUnloaded when the model was unloaded with mode=now, ModelCrashed else.
-        """
 
 
 class Entry:

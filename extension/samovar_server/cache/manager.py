@@ -17,7 +17,8 @@ from functools import partial
 from typing import Any, Literal
 
 from samovar_server.cache.clock import Clock, Timer
-from samovar_server.cache.entry import Entry, Lease, Worker
+from samovar_server.cache.entry import Entry, Worker
+from samovar_server.cache.lease import Lease
 from samovar_server.cache.ledger import Devices, Ledger, gigabytes
 from samovar_server.cache.policy import expired, next_expiry
 from samovar_server.cache.records import CacheStats, LoadedModel

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from samovar_server.cache.entry import Lease
+from samovar_server.cache.lease import Lease
 from samovar_server.cache.manager import ModelCache
 from samovar_server.cache.records import LoadedModel
 from samovar_server.errors import (

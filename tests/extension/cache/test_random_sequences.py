@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable
 from contextlib import suppress
 
-from samovar_server.cache.entry import Lease
+from samovar_server.cache.lease import Lease
 from samovar_server.cache.manager import DOUBT_SECONDS, Mode, ModelCache
 from samovar_server.errors import (
     Conflict,

@@ -16,9 +16,7 @@ FREE_SHARE = 0.9
 class Machine:
     """The host and its GPUs. `cpu_budget` is in bytes; 0 means that it follows the host's memory."""
 
-    def __init__(
-        self, gpus: NvidiaGpus, cpu_budget: int, host: Callable[[], Memory] = host_memory
-    ) -> None:
+    def __init__(self, gpus: NvidiaGpus, cpu_budget: int, host: Callable[[], Memory] = host_memory) -> None:
         self._gpus = gpus
         self._cpu_budget = cpu_budget
         self._host = host

@@ -88,7 +88,7 @@ def test_only_idle_unpinned_models_expire() -> None:
 def test_any_decision_keeps_the_budget_and_takes_no_more_than_needed() -> None:
     for seed in range(5000):
         try:
-            check_a_decision(random.Random(seed))  # noqa: S311
+            check_a_decision(random.Random(seed))
         except AssertionError as error:
             error.add_note(f"seed {seed}")
             raise

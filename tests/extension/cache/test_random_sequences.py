@@ -79,7 +79,7 @@ class World:
     """A cache, everything that may happen to it, and what must hold whatever happens."""
 
     def __init__(self, seed: int) -> None:
-        self.rng = random.Random(seed)  # noqa: S311
+        self.rng = random.Random(seed)
         self.clock = ManualClock()
         self.launcher = FakeLauncher(stops_at_once=False)
         log = logging.getLogger("tests.random_sequences")

@@ -30,7 +30,7 @@ def test_lines_and_pieces_of_overlong_ones(data: bytes, lines: list[bytes]) -> N
 
 
 def test_nothing_is_lost_wherever_the_stream_is_cut() -> None:
-    rng = random.Random(0)  # noqa: S311
+    rng = random.Random(0)
     for _ in range(200):
         lines = [bytes(rng.choices(b"abc", k=rng.randint(0, 9))) for _ in range(5)]
         sizes = [rng.randint(1, 8) for _ in range(6)]

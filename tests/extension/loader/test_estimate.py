@@ -95,9 +95,7 @@ def test_a_damaged_config_is_named_without_its_path(tmp_path: Path, content: str
 
 
 def test_the_estimate_is_weights_keys_values_and_overhead() -> None:
-    memory = estimate(
-        SMOLLM2_135M, 538_060_416, device="cpu", dtype="float32", context_length=8192, slots=16
-    )
+    memory = estimate(SMOLLM2_135M, 538_060_416, device="cpu", dtype="float32", context_length=8192, slots=16)
     assert memory.kv_bytes_per_token == 2 * 30 * 192 * 4
     assert memory.overhead_bytes == 512 * MIB + 16 * 49152 * 4
     assert memory.total_bytes == 538_060_416 + 46_080 * 8192 * 16 + memory.overhead_bytes

@@ -87,9 +87,7 @@ async def test_a_hung_load_is_given_up_and_leaves_no_process(
     tmp_path: Path, spawned: list[WorkerProcess]
 ) -> None:
     with pytest.raises(LoadFailed, match="not loaded within"):
-        await make(timeout=0.2).launch(
-            plan(tmp_path, FakeScript(hang_while_loading=True)), lambda step: None
-        )
+        await make(timeout=0.2).launch(plan(tmp_path, FakeScript(hang_while_loading=True)), lambda step: None)
     assert len(spawned) == 1
 
 
@@ -121,9 +119,7 @@ async def test_the_spare_is_used_and_replaced_once_the_load_is_done(
     monkeypatch.setattr(SpareWorker, "replenish", replenish)
     loader = make(spare=True)
     loader.start_spare()
-    workers = await asyncio.gather(
-        *(loader.launch(plan(tmp_path), lambda step: None) for _ in range(2))
-    )
+    workers = await asyncio.gather(*(loader.launch(plan(tmp_path), lambda step: None) for _ in range(2)))
     assert {worker.process.pid for worker in workers} == {process.pid for process in spawned[:2]}
     # Once at the start, and once after both loads: not while one of them still runs.
     assert replenished == [0, 2]

@@ -87,6 +87,8 @@ jupyter lab                             # has the routes, too
 
     async def stop_extension(self) -> None:
         """Take the discovery file away, end the workers, close what is still open."""
-        self.discovery.remove()
-        await self.workbench.stop()
-        await self.relay.close()
+        try:
+            self.discovery.remove()
+        finally:
+            await self.workbench.stop()
+            await self.relay.close()

@@ -23,19 +23,22 @@ class DiscoveryFile:
 
     def __init__(self) -> None:
         self.path = Path(jupyter_runtime_dir()) / f"samovar-{os.getpid()}.json"
+        self._written = False
 
     def write(self, url: str, token: str) -> None:
         """Publish the URL of /v1 and the token that opens it. OSError when the folder is not writable."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._written = True
         with secure_write(str(self.path)) as file:
             json.dump({"pid": os.getpid(), "url": url, "token": token}, file)
         # JupyterHub stops a server by SIGINT, and then Jupyter never calls stop_extension.
         atexit.register(self.remove)
 
     def remove(self) -> None:
-        """Take the file away; harmless when there is none."""
+        """Take the file away, if there is one of ours."""
         atexit.unregister(self.remove)
-        self.path.unlink(missing_ok=True)
+        if self._written:
+            self.path.unlink(missing_ok=True)
 
 
 def local_v1_url(server_url: str, listens_on: str) -> str:

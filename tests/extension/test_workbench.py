@@ -31,6 +31,7 @@ from samovar_server.errors import (
 from samovar_server.loader.options import LoadOptions, LoadProgress
 from samovar_server.workbench import Lease, Workbench
 from tests.fakes.models import FAKE_WORKER, FakeScript, write_model
+from tests.processes import children_of, is_running
 
 ANY = LoadOptions()
 Make = Callable[..., Workbench]
@@ -295,18 +296,6 @@ def test_no_worker_outlives_the_server(folder: Path, end: signal.Signals) -> Non
     while any(is_running(pid) for pid in workers):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def children_of(pid: int) -> set[int]:
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    return {int(child) for task in tasks for child in task.read_text().split()}
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_settings_come_from_jupyters_configuration_and_are_checked(tmp_path: Path) -> None:

@@ -1,0 +1,152 @@
+"""An engine whose model is a rule: the next token is a function of all tokens before it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+
+import torch
+
+from samovar_server.engine.core import Delivery, Engine
+from samovar_server.engine.sequence import Output, Sequence
+from samovar_server.engine.text import TextStream
+from samovar_server.protocol.sampling import SamplingParams
+
+VOCABULARY = 97
+
+
+class Digits:
+    """Token n is the text "<n>"."""
+
+    def decode(self, token_ids: list[int], skip_special_tokens: bool = False) -> str:
+        return "".join(f"<{token}>" for token in token_ids)
+
+
+def next_token(tokens: Seq[int]) -> int:
+    """The rule: any lost, doubled or foreign position changes it."""
+    value = 7
+    for token in tokens:
+        value = (value * 31 + token + 1) % 1_000_003
+    return value % VOCABULARY
+
+
+def expected(prompt: Seq[int], count: int) -> list[int]:
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(next_token(tokens))
+    return tokens[len(prompt) :]
+
+
+class RuleRunner:
+    """Stands for the model: keeps what was written to each slot, as the KV cache does."""
+
+    def __init__(self, slots: int) -> None:
+        self.rows: list[list[int]] = [[] for _ in range(slots)]
+        self.calls: list[tuple[str, int]] = []
+        self.gate: threading.Semaphore | None = None
+        self.fail_next = False
+
+    def prefill(self, slot: int, tokens: Seq[int], start: int) -> torch.Tensor:
+        self._step("prefill", len(tokens))
+        assert len(self.rows[slot]) >= start, "a chunk that does not follow on what the slot holds"
+        self.rows[slot][start:] = tokens
+        return self._logits(slot)
+
+    def decode(self, slots: Seq[int], tokens: Seq[int], positions: Seq[int]) -> torch.Tensor:
+        self._step("decode", len(slots))
+        for slot, token, position in zip(slots, tokens, positions, strict=True):
+            assert len(self.rows[slot]) == position, "a token at a position that is not the next"
+            self.rows[slot].append(token)
+        return torch.stack([self._logits(slot) for slot in slots])
+
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        assert len(self.rows[source]) >= length, "a prefix that the source does not hold"
+        self.rows[target] = self.rows[source][:length]
+
+    def _logits(self, slot: int) -> torch.Tensor:
+        logits = torch.zeros(VOCABULARY)
+        logits[next_token(self.rows[slot])] = 1
+        return logits
+
+    def _step(self, kind: str, size: int) -> None:
+        if self.gate is not None:
+            assert self.gate.acquire(timeout=30), "the test never let the step go"
+        if self.fail_next:
+            raise RuntimeError("out of order")
+        self.calls.append((kind, size))
+
+
+@dataclass
+class Request:
+    """A submitted sequence and what came of it."""
+
+    prompt: list[int]
+    sequence: Sequence
+    outputs: list[Output] = field(default_factory=list)
+    done: threading.Event = field(default_factory=threading.Event)
+    some: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def text(self) -> str:
+        return "".join(output.text for output in self.outputs)
+
+    @property
+    def reason(self) -> str | None:
+        return self.outputs[-1].finish_reason if self.outputs else None
+
+
+class Bench:
+    """An Engine over a RuleRunner, with deliveries made on its own thread."""
+
+    def __init__(
+        self, slots: int = 4, max_queue: int = 100, stop_tokens: frozenset[int] = frozenset()
+    ) -> None:
+        self.runner = RuleRunner(slots)
+        self.failure: list[Exception] = []
+        self.failed = threading.Event()
+        self.engine = Engine(
+            self.runner,  # type: ignore[arg-type]
+            slots=slots,
+            max_queue=max_queue,
+            stop_tokens=stop_tokens,
+            deliver=self._deliver,
+            on_failure=self._fail,
+        )
+
+    def __enter__(self) -> Bench:
+        self.engine.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.runner.gate is not None:
+            self.runner.gate.release(100_000)
+        self.engine.stop()
+
+    def submit(self, prompt: Seq[int], max_tokens: int, stops: Seq[str] = ()) -> Request:
+        request: Request
+        sequence = Sequence(
+            prompt=list(prompt),
+            sampling=SamplingParams(temperature=0),
+            max_tokens=max_tokens,
+            text=TextStream(Digits(), stops),
+            emit=lambda output: self._took(request, output),
+        )
+        request = Request(list(prompt), sequence)
+        self.engine.submit(sequence)
+        return request
+
+    def _took(self, request: Request, output: Output) -> None:
+        assert request.reason is None, "an output after the end"
+        request.outputs.append(output)
+        request.some.set()
+        if output.finish_reason is not None:
+            request.done.set()
+
+    def _deliver(self, outputs: Delivery) -> None:
+        for sequence, output in outputs:
+            sequence.emit(output)
+
+    def _fail(self, error: Exception) -> None:
+        self.failure.append(error)
+        self.failed.set()

@@ -1,0 +1,137 @@
+"""The step loop over a model that is a rule: nothing lost, nothing mixed, slots freed at once."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+
+import pytest
+
+from samovar_server.errors import QueueFull
+from tests.extension.engine.helpers import Bench, Digits, expected
+
+
+def text_of(tokens: list[int]) -> str:
+    return Digits().decode(tokens)
+
+
+def test_one_request_from_prompt_to_length() -> None:
+    with Bench() as bench:
+        request = bench.submit([1, 2, 3], max_tokens=5)
+        assert request.done.wait(30)
+    assert request.text == text_of(expected([1, 2, 3], 5))
+    assert request.reason == "length"
+    assert request.outputs[-1].completion_tokens == 5
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_many_ragged_requests_with_shared_prefixes(seed: int) -> None:
+    rng = random.Random(seed)
+    shared = [rng.randrange(97) for _ in range(200)]
+    with Bench(slots=rng.choice([1, 2, 4, 8])) as bench:
+        requests = []
+        for _ in range(20):
+            prompt = shared[: rng.randrange(200)] + [rng.randrange(97) for _ in range(rng.randrange(1, 80))]
+            requests.append(bench.submit(prompt, max_tokens=rng.randrange(1, 30)))
+        dropped = rng.sample(requests, 5)
+        for request in dropped:
+            bench.engine.abort(request.sequence)
+        for request in requests:
+            if request not in dropped:
+                assert request.done.wait(60)
+                assert request.text == text_of(expected(request.prompt, request.sequence.max_tokens))
+    assert bench.engine.running == bench.engine.waiting == 0
+    assert not bench.failure
+
+
+def test_a_repeated_prompt_is_computed_once_but_for_its_last_block() -> None:
+    prompt = list(range(90)) + [3] * 10
+    with Bench() as bench:
+        first = bench.submit(prompt, max_tokens=3)
+        assert first.done.wait(30)
+        again = bench.submit(prompt, max_tokens=3)
+        assert again.done.wait(30)
+    assert again.text == first.text
+    assert (first.sequence.cached_tokens, again.sequence.cached_tokens) == (0, 96)
+
+
+def test_a_prompt_can_start_from_the_slot_of_a_running_request() -> None:
+    prompt = list(range(90))
+    with Bench() as bench:
+        bench.runner.gate = threading.Semaphore(2)
+        first = bench.submit(prompt, max_tokens=50)
+        assert first.some.wait(30)
+        second = bench.submit(prompt, max_tokens=50)
+        bench.runner.gate.release(1000)
+        assert first.done.wait(30)
+        assert second.done.wait(30)
+    assert second.sequence.cached_tokens == 64
+    assert second.text == first.text == text_of(expected(prompt, 50))
+
+
+def test_a_long_prompt_does_not_stall_the_others_tokens() -> None:
+    with Bench() as bench:
+        bench.runner.gate = threading.Semaphore(1)
+        short = bench.submit([1], max_tokens=100)
+        assert short.some.wait(30)
+        long = bench.submit(list(range(90)) * 4, max_tokens=1)
+        bench.runner.gate.release(1000)
+        assert long.done.wait(30)
+        assert short.done.wait(30)
+    kinds = [kind for kind, _ in bench.runner.calls]
+    first, last = kinds.index("prefill", 1), len(kinds) - 1 - kinds[::-1].index("prefill")
+    between = kinds[first:last]
+    assert len(between) > 10
+    assert all(a != b for a, b in itertools.pairwise(between)), "two chunks without a token between"
+    assert max(size for kind, size in bench.runner.calls[1:] if kind == "prefill") <= 32
+
+
+def test_an_abort_frees_the_slot_within_one_step() -> None:
+    with Bench(slots=1) as bench:
+        bench.runner.gate = threading.Semaphore(3)
+        endless = bench.submit([1], max_tokens=10_000)
+        assert endless.some.wait(30)
+        bench.engine.abort(endless.sequence)
+        waiting = bench.submit([5], max_tokens=2)
+        bench.runner.gate.release(4)  # one step that had begun, and the two of `waiting`
+        assert waiting.done.wait(30)
+    assert waiting.text == text_of(expected([5], 2))
+    assert endless.reason is None
+
+
+def test_a_stop_string_and_a_stop_token_end_the_text() -> None:
+    tokens = expected([4, 4], 10)
+    with Bench() as bench:
+        request = bench.submit([4, 4], max_tokens=10, stops=[f"><{tokens[3]}"])
+        assert request.done.wait(30)
+    assert request.reason == "stop"
+    assert request.text == text_of(tokens[:3])[:-1]
+    with Bench(stop_tokens=frozenset({tokens[3]})) as bench:
+        request = bench.submit([4, 4], max_tokens=10)
+        assert request.done.wait(30)
+    assert request.reason == "stop"
+    assert request.text == text_of(tokens[:3])
+    assert request.outputs[-1].completion_tokens == 4
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
+    with Bench(slots=1, max_queue=1) as bench:
+        bench.runner.gate = threading.Semaphore(1)
+        first = bench.submit([1], max_tokens=50)
+        assert first.some.wait(30)
+        second = bench.submit([2], max_tokens=1)
+        with pytest.raises(QueueFull) as refused:
+            bench.submit([3], max_tokens=1)
+        assert refused.value.retry_after == 1
+        bench.runner.gate.release(1000)
+        assert second.done.wait(30)
+
+
+def test_a_failed_step_is_told_and_ends_the_engine() -> None:
+    with Bench() as bench:
+        bench.runner.fail_next = True
+        request = bench.submit([1], max_tokens=5)
+        assert bench.failed.wait(30)
+    assert isinstance(bench.failure[0], RuntimeError)
+    assert request.outputs == []

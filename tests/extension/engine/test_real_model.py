@@ -1,0 +1,183 @@
+"""The engine on the real model, against transformers itself: the same tokens, the same bits in company."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from samovar_server.engine.core import Delivery, Engine
+from samovar_server.engine.linear import PackedLinear, can_pack, rows_agree
+from samovar_server.engine.loading import LoadedWeights, load
+from samovar_server.engine.runner import Runner
+from samovar_server.engine.sequence import Output, Sequence
+from samovar_server.engine.text import TextStream, render_chat
+from samovar_server.loader.spec import WorkerSpec
+from samovar_server.protocol.sampling import SamplingParams
+
+pytestmark = pytest.mark.real
+
+QUESTIONS = [
+    "What is the capital of France?",
+    "Write a short story about a samovar in a mountain village where it never stops snowing.",
+    "List three prime numbers.",
+    "Explain photosynthesis to a child. " * 12,
+    "Hi",
+    "Translate 'good morning' to Russian, and say the 🫖 emoji's name.",
+]
+
+
+class Recorder(Runner):
+    """A runner that keeps the logits behind every token, by slot."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.seen: dict[int, list[torch.Tensor]] = {}
+
+    def prefill(self, slot: int, tokens: Any, start: int) -> torch.Tensor:
+        logits = super().prefill(slot, tokens, start)
+        self.seen[slot] = [logits.clone()]  # of a prompt in chunks, the last chunk's count
+        return logits
+
+    def decode(self, slots: Any, tokens: Any, positions: Any) -> torch.Tensor:
+        logits = super().decode(slots, tokens, positions)
+        for slot, row in zip(slots, logits, strict=True):
+            self.seen[slot].append(row.clone())
+        return logits
+
+
+class Run:
+    """Requests on an engine of their own, with the logits of each."""
+
+    def __init__(self, loaded: LoadedWeights, slots: int = 16) -> None:
+        self.loaded = loaded
+        self.runner = Recorder(loaded.model, slots, 2048)
+        self.logits: dict[int, torch.Tensor] = {}
+        self.engine = Engine(
+            self.runner,
+            slots=slots,
+            max_queue=100,
+            stop_tokens=loaded.stop_tokens,
+            deliver=self._deliver,
+            on_failure=lambda error: None,
+        )
+        self.engine.start()
+
+    def submit(
+        self, prompt: list[int], max_tokens: int, params: SamplingParams
+    ) -> tuple[Sequence, threading.Event]:
+        done = threading.Event()
+
+        def took(output: Output) -> None:
+            if output.finish_reason is not None:
+                self.logits[id(sequence)] = torch.stack(self.runner.seen[sequence.slot])
+                done.set()
+
+        sequence = Sequence(prompt, params, max_tokens, TextStream(self.loaded.tokenizer, []), took)
+        self.engine.submit(sequence)
+        return sequence, done
+
+    def generate(self, prompt: list[int], max_tokens: int, params: SamplingParams) -> Sequence:
+        sequence, done = self.submit(prompt, max_tokens, params)
+        assert done.wait(120)
+        return sequence
+
+    def _deliver(self, outputs: Delivery) -> None:
+        for sequence, output in outputs:
+            sequence.emit(output)
+
+
+@pytest.fixture(scope="module")
+def loaded(demo_model: Path) -> LoadedWeights:
+    spec = WorkerSpec(str(demo_model), "demo", "cpu", "float32", "none", None, 16, 16, "secret")
+    return load(spec, lambda fraction: None)
+
+
+@pytest.fixture
+def run(loaded: LoadedWeights) -> Iterator[Run]:
+    run = Run(loaded)
+    yield run
+    run.engine.stop()
+
+
+@pytest.fixture(scope="module")
+def reference(demo_model: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(demo_model, dtype=torch.float32).eval()
+
+
+def prompts(loaded: LoadedWeights) -> list[list[int]]:
+    return [render_chat(loaded.tokenizer, [{"role": "user", "content": text}]) for text in QUESTIONS]
+
+
+def test_greedy_equals_generate_on_ragged_concurrent_prompts(
+    run: Run, loaded: LoadedWeights, reference: Any
+) -> None:
+    greedy = SamplingParams(temperature=0)
+    started = [run.submit(prompt, 40, greedy) for prompt in prompts(loaded)]
+    for sequence, done in started:
+        assert done.wait(120)
+        ids = torch.tensor([sequence.prompt])
+        theirs = reference.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=40, use_cache=True
+        )
+        assert sequence.output == theirs[0, ids.shape[1] :].tolist()
+
+
+def test_logits_agree_with_the_model_without_a_cache(run: Run, loaded: LoadedWeights, reference: Any) -> None:
+    prompt = prompts(loaded)[3]
+    sequence = run.generate(prompt, 10, SamplingParams(temperature=0))
+    with torch.inference_mode():
+        whole = reference(torch.tensor([prompt + sequence.output[:-1]])).logits[0, len(prompt) - 1 :]
+    torch.testing.assert_close(run.logits[id(sequence)], whole, atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.skipif(
+    not can_pack(), reason="this torch has no oneDNN, on whose linear layers the promise rests"
+)
+@pytest.mark.parametrize("seed", range(4))
+def test_same_request_same_bits_in_any_company(seed: int, loaded: LoadedWeights) -> None:
+    rng = random.Random(seed)
+    prompt = prompts(loaded)[rng.choice([0, 1, 3])]
+    params = SamplingParams(temperature=0.8, top_p=0.9, seed=seed)
+    alone = Run(loaded)
+    lonely = alone.generate(prompt, 24, params)
+    again = alone.generate(prompt, 24, params)
+    assert again.cached_tokens > 0 or len(prompt) <= 32
+    alone.engine.stop()
+
+    crowd = Run(loaded)
+    others = [[rng.randrange(3, 40_000) for _ in range(rng.randrange(1, 300))] for _ in range(15)]
+    at = rng.randrange(16)
+    started: list[tuple[Sequence, threading.Event]] = []
+    for number in range(16):
+        if number == at:
+            among = crowd.submit(prompt, 24, params)
+            started.append(among)
+        else:
+            other = others.pop()
+            if rng.random() < 0.3:
+                other = prompt[:40] + other
+            started.append(crowd.submit(other, rng.randrange(1, 30), SamplingParams(seed=number)))
+    for _, done in started:
+        assert done.wait(120)
+    crowd.engine.stop()
+
+    bits = alone.logits[id(lonely)]
+    assert torch.equal(alone.logits[id(again)], bits), "a reused prefix shows"
+    assert torch.equal(crowd.logits[id(among[0])], bits), "the neighbours show"
+    assert lonely.output == again.output == among[0].output
+
+
+def test_packed_linear_layers_agree_with_torch_and_with_themselves() -> None:
+    for features, outputs, bias in [(576, 1536, False), (1536, 576, True), (64, 192, True)]:
+        linear = torch.nn.Linear(features, outputs, bias=bias)
+        packed = PackedLinear(linear)
+        x = torch.randn(3, 5, features)
+        torch.testing.assert_close(packed(x), linear(x), atol=1e-4, rtol=1e-4)
+        assert rows_agree(packed, features, torch.float32)

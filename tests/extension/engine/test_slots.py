@@ -1,0 +1,47 @@
+"""Which slot a prompt gets, and how much of it it need not compute."""
+
+from __future__ import annotations
+
+from samovar_server.engine.slots import SlotPool, common_blocks
+
+
+def test_only_whole_blocks_count_and_never_the_last_token() -> None:
+    prompt = list(range(100))
+    assert common_blocks(prompt, prompt) == 96
+    assert common_blocks(prompt[:64], prompt) == 64
+    assert common_blocks(prompt, prompt[:64]) == 32
+    assert common_blocks(prompt[:31], prompt) == 0
+    assert common_blocks([*prompt[:70], -1, *prompt[71:]], prompt) == 64
+
+
+def test_a_free_slot_with_the_prefix_is_continued() -> None:
+    pool = SlotPool(3)
+    prompt = list(range(80))
+    slot = pool.acquire(prompt).slot
+    pool.prefilled(slot, prompt)
+    pool.release(slot)
+    again = pool.acquire([*prompt[:40], 7, 7])
+    assert (again.slot, again.source, again.cached_tokens) == (slot, slot, 32)
+
+
+def test_a_busy_slot_with_the_prefix_is_copied_from() -> None:
+    pool = SlotPool(3)
+    prompt = list(range(80))
+    first = pool.acquire(prompt).slot
+    pool.prefilled(first, prompt)
+    second = pool.acquire(prompt)
+    assert second.slot != first
+    assert (second.source, second.cached_tokens) == (first, 64)
+
+
+def test_slots_without_a_prefix_go_first_then_the_one_unused_longest() -> None:
+    pool = SlotPool(3)
+    for start in (0, 1000):
+        slot = pool.acquire([start] * 40).slot
+        pool.prefilled(slot, [start] * 40)
+    pool.release(1)
+    pool.release(0)
+    assert pool.acquire([5] * 40).slot == 2
+    assert pool.acquire([6] * 40).slot == 1
+    assert pool.acquire([7] * 40).slot == 0
+    assert not pool.has_free

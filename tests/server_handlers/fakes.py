@@ -133,6 +133,7 @@ class FakeWorker:
     chunks: asyncio.Queue[bytes | type[Exception] | None] = field(default_factory=asyncio.Queue)
     requests: list[tornado.httputil.HTTPServerRequest] = field(default_factory=list)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
+    arrivals: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     left: asyncio.Event = field(default_factory=asyncio.Event)
     url: str = ""
 
@@ -159,6 +160,7 @@ class _WorkerHandler(tornado.web.RequestHandler):
     async def post(self) -> None:
         self.worker.requests.append(self.request)
         self.worker.asked.set()
+        self.worker.arrivals.release()
         self.set_status(self.worker.status)
         for name, value in self.worker.headers.items():
             self.set_header(name, value)

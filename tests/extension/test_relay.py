@@ -1,0 +1,117 @@
+"""The relay alone, against a worker in the test's own process. The routes' tests cover it in its place."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from samovar_server.errors import ModelCrashed
+from samovar_server.relay import Relay
+from tests.server_handlers.fakes import MODEL, SECRET, FakeLease, FakeWorker
+
+PATH = "/v1/chat/completions"
+
+
+@pytest.fixture
+def worker(jp_asyncio_loop: asyncio.AbstractEventLoop) -> Iterator[FakeWorker]:
+    async def start() -> tuple[FakeWorker, Any]:
+        worker = FakeWorker()
+        return worker, worker.start()
+
+    worker, server = jp_asyncio_loop.run_until_complete(start())
+    yield worker
+    server.stop()
+    jp_asyncio_loop.run_until_complete(server.close_all_connections())
+
+
+@pytest.fixture
+def lease(worker: FakeWorker) -> FakeLease:
+    return FakeLease(worker.url, SECRET, MODEL)
+
+
+@pytest.fixture
+def relay(jp_asyncio_loop: asyncio.AbstractEventLoop) -> Iterator[Relay]:
+    relay = Relay()
+    yield relay
+    jp_asyncio_loop.run_until_complete(relay.close())
+
+
+async def test_no_proxy_of_the_environment_sees_a_request(
+    lease: FakeLease, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    relay = Relay()
+    worker.say(b"{}", None)
+    async with relay.post(lease, PATH, b"{}") as answer:
+        assert (answer.status, await answer.body()) == (200, b"{}")
+    await relay.close()
+
+
+async def test_bytes_pass_as_they_come(relay: Relay, lease: FakeLease, worker: FakeWorker) -> None:
+    worker.headers = {"Retry-After": "3"}
+    worker.say(b"\x00one")
+    async with relay.post(lease, PATH, b'{"a": 1}') as answer:
+        assert (answer.header("retry-after"), answer.header("x-other")) == ("3", None)
+        chunks = answer.chunks()
+        assert await anext(chunks) == b"\x00one"
+        worker.say(b"two\xff", None)
+        assert [chunk async for chunk in chunks] == [b"two\xff"]
+    (request,) = worker.requests
+    assert request.body == b'{"a": 1}'
+    assert request.headers["Authorization"] == f"Bearer {SECRET}"
+
+
+async def test_a_consumer_that_is_cancelled_ends_the_request(
+    relay: Relay, lease: FakeLease, worker: FakeWorker
+) -> None:
+    worker.say(b"one")
+    reading = asyncio.Event()
+
+    async def consume() -> None:
+        async with relay.post(lease, PATH, b"{}") as answer:
+            async for _ in answer.chunks():
+                reading.set()
+
+    consumer = asyncio.create_task(consume())
+    await reading.wait()
+    consumer.cancel()
+    await asyncio.wait_for(worker.left.wait(), 10)
+    assert consumer.cancelled()
+
+
+async def test_a_consumer_that_leaves_early_ends_the_request(
+    relay: Relay, lease: FakeLease, worker: FakeWorker
+) -> None:
+    worker.say(b"one")
+    async with relay.post(lease, PATH, b"{}"):
+        pass
+    await asyncio.wait_for(worker.left.wait(), 10)
+
+
+@pytest.mark.parametrize("before", [[], [b"half"]], ids=["at once", "in the body"])
+async def test_a_broken_connection_is_what_the_lease_says(
+    relay: Relay, lease: FakeLease, worker: FakeWorker, before: list[bytes]
+) -> None:
+    worker.say(*before, ConnectionError)
+    with pytest.raises(ModelCrashed, match="org/tiny"):
+        async with relay.post(lease, PATH, b"{}") as answer:
+            await answer.body()
+
+
+async def test_many_requests_wait_side_by_side(relay: Relay, lease: FakeLease, worker: FakeWorker) -> None:
+    """More than the hundred connections that httpx allows by default."""
+
+    async def ask() -> bytes:
+        async with relay.post(lease, PATH, b"{}") as answer:
+            return await answer.body()
+
+    asking = [asyncio.create_task(ask()) for _ in range(120)]
+    async with asyncio.timeout(30):
+        for _ in asking:
+            await worker.arrivals.acquire()
+    worker.say(*[None] * len(asking))
+    assert b"".join(await asyncio.gather(*asking)) == b""

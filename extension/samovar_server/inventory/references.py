@@ -6,7 +6,6 @@ before it touches the disk, and the folder it leads to is checked again with its
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -133,7 +132,7 @@ def _in_folders(reference: ModelReference, folders: Sequence[Path]) -> tuple[Pat
         raise _invalid("The path lies outside the model folders; name a model below one of them.")
     for folder in folders:
         for path in _candidates(asked, folder):
-            if not os.path.isdir(path):
+            if not _is_folder(path):
                 continue
             if not is_inside(path, folders):
                 raise _invalid(
@@ -153,6 +152,13 @@ def _candidates(name: str, folder: Path) -> list[Path]:
     if name.startswith("/"):
         return [Path(name)] if _is_below(Path(name), folder) else []
     return list(dict.fromkeys([folder / name, folder / Path(name).name]))
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except PermissionError:  # below a folder that this user may not enter
+        return False
 
 
 def _is_below(path: Path, folder: Path) -> bool:

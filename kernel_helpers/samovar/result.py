@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
+from samovar.display import as_html
+
 if TYPE_CHECKING:
     from IPython.lib.pretty import RepresentationPrinter
 
@@ -64,28 +66,29 @@ class Generation:
         return f"<Generation {start!r}: {self.summary()}>"
 
     def summary(self) -> str:
-        """One line: tokens, speed, times, and how it ended."""
+        """One line: tokens, speed, waits, and how it ended if not by itself."""
         timing = self.timing
         parts = []
         if self.usage is not None:
             parts.append(f"{self.usage.completion_tokens} tokens")
         if timing.tokens_per_second is not None:
             parts.append(f"{timing.tokens_per_second:.1f} tok/s")
-        if timing.load_s >= WORTH_TELLING_SECONDS:
-            parts.append(f"loaded in {timing.load_s:.1f} s")
         if timing.ttft_s is not None:
-            parts.append(f"first token after {timing.ttft_s:.2f} s")
-        parts.append(f"{timing.total_s:.1f} s in all")
+            parts.append(f"first token {timing.ttft_s:.2f} s")
+        if timing.load_s >= WORTH_TELLING_SECONDS:
+            parts.append(f"load {timing.load_s:.1f} s")
         if self.finish_reason != "stop":
             parts.append(ENDINGS[self.finish_reason])
         parts.append(self.model.rpartition("/")[2])
         return " · ".join(parts)
 
     def _repr_html_(self) -> str:
-        summary = f'<small style="opacity: 0.65">{escape(self.summary())}</small>'
+        summary = (
+            f'<div style="padding: 2px 5px; font-size: smaller; opacity: 0.65">{escape(self.summary())}</div>'
+        )
         if self._is_on_screen():
             return summary
-        return f'<div style="white-space: pre-wrap">{escape(self.text)}</div>{summary}'
+        return as_html(self.text)["text/html"] + summary
 
     def _repr_pretty_(self, printer: RepresentationPrinter, cycle: bool) -> None:
         if not self._is_on_screen():

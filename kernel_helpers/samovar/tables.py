@@ -25,7 +25,7 @@ def loaded_table(models: Sequence[LoadedModel]) -> str:
             model.state,
             model.device,
             model.dtype if model.quantization == "none" else model.quantization,
-            size(model.memory_bytes) if model.memory_bytes else "",
+            "" if model.state == "failed" else size(model.memory_bytes),
             f"{model.in_flight} running, {model.queued} waiting",
             leaves(model),
         ]

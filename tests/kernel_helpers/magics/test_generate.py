@@ -91,6 +91,13 @@ def test_a_later_cell_shows_the_text_again(
     assert "Hello world!" in capsys.readouterr().out
 
 
+def test_a_model_writes_no_html(shell: InteractiveShell, front: Front, fake_server: FakeServer) -> None:
+    fake_server.enqueue(Reply(["<img src=x> & more"]))
+    generate(shell, "x")
+    (state,) = front.final()
+    assert "&lt;img src=x&gt; &amp; more" in state["text/html"]
+
+
 def test_control_characters_are_not_shown_but_kept(
     shell: InteractiveShell, front: Front, fake_server: FakeServer
 ) -> None:
@@ -235,7 +242,7 @@ def test_what_came_before_it_broke_is_kept(
     refused(shell, "x", "--out answer")
     assert shell.user_ns["answer"].text == "Hello world"
     assert shell.user_ns["_"] is shell.user_ns["answer"]
-    assert front.final() == [{"text/plain": "Hello world"}]
+    assert front.texts()[-1] == "Hello world"
     # `_` goes on working.
     assert generate(shell, "y") is shell.user_ns["_"]
 
@@ -245,7 +252,7 @@ def test_progress_does_not_stay_when_the_load_fails(
 ) -> None:
     fake_server.enqueue(Load(STEPS, error=error_body("model_load_failed", "config.json is broken.")))
     assert refused(shell, "x") == "config.json is broken."
-    assert front.final() == [{"text/plain": ""}]
+    assert front.final() == [{"text/plain": "", "text/html": ""}]
 
 
 @pytest.fixture

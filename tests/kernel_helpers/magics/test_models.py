@@ -39,7 +39,7 @@ def test_load_and_unload(
         f"{MODEL} is in memory: 538 MB on cpu (float32); its load took: import 0.1 s, weights 1.2 s\n"
     )
     assert "warming up" in front.texts()[0]
-    assert front.final() == [{"text/plain": ""}]
+    assert front.final() == [{"text/plain": "", "text/html": ""}]
     (body,) = fake_server.asked_at("/v1/models/load")
     assert body == {"model": "demo", "ttl": 60, "pin": True, "stream": True}
     assert samovar(shell, f"unload {MODEL} --now", capsys) == f"Unloaded {MODEL}\n"

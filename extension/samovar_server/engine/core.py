@@ -14,9 +14,11 @@ from torch import Tensor
 from samovar_server.engine.runner import Runner
 from samovar_server.engine.sampler import sample
 from samovar_server.engine.scheduler import Chunk, Scheduler
+from samovar_server.engine.scoring import score
 from samovar_server.engine.sequence import Output, Sequence
 from samovar_server.engine.slots import SlotPool
 from samovar_server.protocol.generation import FinishReason
+from samovar_server.protocol.sampling import TokenScore
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +50,6 @@ class Engine:
         *,
         slots: int,
         max_queue: int,
-        stop_tokens: frozenset[int],
         deliver: Callable[[Delivery], None],
         on_failure: Callable[[Exception], None],
     ) -> None:
@@ -56,7 +57,6 @@ class Engine:
         self._runner = runner
         self._pool = SlotPool(slots)
         self._scheduler = Scheduler(self._pool, max_queue)
-        self._stop_tokens = stop_tokens
         self._deliver = deliver
         self._on_failure = on_failure
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -138,42 +138,53 @@ class Engine:
         sequence = chunk.sequence
         if chunk.copy is not None:
             self._runner.copy_prefix(chunk.copy.source, chunk.copy.slot, chunk.copy.cached_tokens)
-        logits = self._runner.prefill(sequence.slot, sequence.prompt[chunk.start : chunk.end], chunk.start)
-        self.stats.prompt_tokens += chunk.end - chunk.start
-        if chunk.is_last:
-            self.stats.cached_tokens += sequence.cached_tokens
-            self._advance([sequence], logits[None])
+        tokens = sequence.prompt[chunk.start : chunk.end]
+        scored = sequence.prompt_logprobs is not None
+        logits = self._runner.prefill(sequence.slot, tokens, chunk.start, every=scored)
+        self.stats.prompt_tokens += len(tokens)
+        if sequence.prompt_logprobs is not None:
+            following = sequence.prompt[chunk.start + 1 : chunk.end + 1]
+            sequence.prompt_scores += score(logits[: len(following)], following, sequence.prompt_logprobs)
+        if not chunk.is_last:
+            return
+        self.stats.cached_tokens += sequence.cached_tokens
+        if sequence.max_tokens == 0:
+            self._finish_and_deliver([(sequence, Output("", 0, "length"))])
+        else:
+            self._advance([sequence], logits[-1:])
 
     def _advance(self, sequences: list[Sequence], logits: Tensor) -> None:
         """Choose each sequence's next token, turn it into text, and tell."""
-        tokens = sample(
-            logits,
-            [sequence.sampling for sequence in sequences],
-            [len(sequence.output) for sequence in sequences],
-        )
         outputs: Delivery = []
-        for sequence, token in zip(sequences, tokens, strict=True):
+        for index, (sequence, token) in enumerate(zip(sequences, sample(logits, sequences), strict=True)):
             sequence.output.append(token)
-            outputs.append((sequence, self._output(sequence, token)))
-        self.stats.generated_tokens += len(tokens)
+            scored = None
+            if sequence.logprobs is not None:
+                (scored,) = score(logits[index : index + 1], [token], sequence.logprobs)
+            outputs.append((sequence, _output(sequence, token, scored)))
+        self.stats.generated_tokens += len(sequences)
+        self._finish_and_deliver(outputs)
+
+    def _finish_and_deliver(self, outputs: Delivery) -> None:
         with self._lock:
             for sequence, output in outputs:
                 if output.finish_reason is not None:
                     self._scheduler.remove(sequence)
         self._deliver(outputs)
 
-    def _output(self, sequence: Sequence, token: int) -> Output:
-        count = len(sequence.output)
-        if token in self._stop_tokens:
-            return Output(sequence.text.flush(), count, "stop")
-        text = sequence.text.add(token)
-        reason: FinishReason | None = None
-        if not sequence.text.stopped and count >= sequence.max_tokens:
-            text += sequence.text.flush()
-            reason = "length"
-        if sequence.text.stopped:
-            reason = "stop"
-        return Output(text, count, reason)
+
+def _output(sequence: Sequence, token: int, scored: TokenScore | None) -> Output:
+    count = len(sequence.output)
+    if token in sequence.sampling.stop_tokens:
+        return Output(sequence.text.flush(), count, "stop")
+    text = sequence.text.add(token)
+    reason: FinishReason | None = None
+    if not sequence.text.stopped and count >= sequence.max_tokens:
+        text += sequence.text.flush()
+        reason = "length"
+    if sequence.text.stopped:
+        reason = "stop"
+    return Output(text, count, reason, scored)
 
 
 def _nothing() -> None:

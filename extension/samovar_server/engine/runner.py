@@ -28,12 +28,16 @@ class Runner:
         self.cache = SlotCache(layers, slots, context_length)
 
     @torch.inference_mode()
-    def prefill(self, slot: int, tokens: Seq[int], start: int) -> Tensor:
-        """Compute prompt tokens from position `start` on; logits [vocabulary] after the last one."""
+    def prefill(self, slot: int, tokens: Seq[int], start: int, *, every: bool = False) -> Tensor:
+        """Compute prompt tokens from position `start` on.
+
+        Returns logits [1, vocabulary] after the last token, or with `every` [len(tokens), vocabulary].
+        """
         end = start + len(tokens)
         self.cache.reserve(slot + 1, end)
         positions = torch.arange(start, end, device=self.device)
-        return self._forward(tokens, positions[None], PrefillStep(slot, start, end))[0, -1]
+        step = PrefillStep(slot, start, end)
+        return self._forward(tokens, positions[None], step, keep=0 if every else 1)[0]
 
     @torch.inference_mode()
     def decode(self, slots: Seq[int], tokens: Seq[int], positions: Seq[int]) -> Tensor:
@@ -51,7 +55,7 @@ class Runner:
             positions=torch.tensor(row_positions, device=self.device),
             write_positions=torch.tensor(written, device=self.device),
         )
-        logits = self._forward(row_tokens, step.positions[:, None], step)[:, -1]
+        logits = self._forward(row_tokens, step.positions[:, None], step, keep=1)[:, -1]
         return logits[torch.tensor(slots, device=self.device)]
 
     @torch.inference_mode()
@@ -60,7 +64,7 @@ class Runner:
         self.cache.reserve(max(source, target) + 1, length)
         self.cache.copy_prefix(source, target, length)
 
-    def _forward(self, tokens: Seq[int], positions: Tensor, step: Step) -> Tensor:
+    def _forward(self, tokens: Seq[int], positions: Tensor, step: Step, *, keep: int) -> Tensor:
         self.cache.step = step
         ids = torch.tensor(tokens, device=self.device).view(positions.shape)
         logits: Tensor = self.model(
@@ -68,7 +72,7 @@ class Runner:
             position_ids=positions,
             past_key_values=self.cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=keep,  # the last so many positions; 0 keeps all
             slot_step=step,
         ).logits
         return logits

@@ -1,13 +1,16 @@
 """From logits to the next token of each row.
 
-Greedy rows take the most probable token. Others draw by inverting the cumulative distribution at a number
-that is a hash of (seed, position): the same request gets the same draws whatever runs beside it. All
-arithmetic is per row, so neighbours change no bit of it.
+The order is vLLM's: bias, penalties, bans and grammar, temperature, min_p, top_k, top_p. Greedy rows take
+the most probable token. Others draw by inverting the cumulative distribution at a number that is a hash of
+(seed, position): the same request gets the same draws whatever runs beside it. All arithmetic is per row,
+so neighbours change no bit of it.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +21,26 @@ HEAD = 512
 """Candidates that are sorted first; rarely does top_p need more, and sorting a vocabulary is slow."""
 
 _MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+class Matcher(Protocol):
+    """What a grammar allows next, for one sequence."""
+
+    def mask(self, logits: Tensor) -> None:
+        """Set the logits [vocabulary] of all tokens the grammar does not allow to -inf, in place."""
+
+    def accept(self, token: int) -> None:
+        """Go on past `token`."""
+
+
+class Row(Protocol):
+    """What the sampler must know of a sequence."""
+
+    prompt: list[int]
+    output: list[int]
+    sampling: SamplingParams
+    grammar: Matcher | None
 
 
 def uniform(seed: int, position: int) -> float:
@@ -28,20 +51,77 @@ def uniform(seed: int, position: int) -> float:
     return _splitmix(_splitmix(seed & _MASK) ^ (position & _MASK)) / 2**64 * (1 - 2**-53)
 
 
+def nth_seed(seed: int, index: int) -> int:
+    """The seed of the `index`-th sample (`n`) of a request; the first has the request's own."""
+    return seed if index == 0 else _splitmix((seed & _MASK) ^ (index * _GOLDEN & _MASK))
+
+
 def _splitmix(x: int) -> int:
-    x = (x + 0x9E3779B97F4A7C15) & _MASK
+    x = (x + _GOLDEN) & _MASK
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
     return x ^ (x >> 31)
 
 
-def sample(logits: Tensor, params: Sequence[SamplingParams], positions: Sequence[int]) -> list[int]:
-    """One token id per row of `logits` [rows, vocabulary]; `positions` count output tokens from 0."""
+def sample(logits: Tensor, rows: Sequence[Row]) -> list[int]:
+    """One token id per row of `logits` [rows, vocabulary], which is left as it is."""
     tokens: list[int] = logits.argmax(dim=-1).tolist()
-    for row, (param, position) in enumerate(zip(params, positions, strict=True)):
-        if param.temperature > 0:
-            tokens[row] = _draw(logits[row], param, uniform(param.seed, position))
+    for index, row in enumerate(rows):
+        if _needs_adjusting(row):
+            adjusted = adjust(logits[index], row)
+            tokens[index] = int(adjusted.argmax())
+        else:
+            adjusted = logits[index]
+        if row.sampling.temperature > 0:
+            tokens[index] = _draw(adjusted, row.sampling, uniform(row.sampling.seed, len(row.output)))
+        if row.grammar is not None:
+            row.grammar.accept(tokens[index])
     return tokens
+
+
+def _needs_adjusting(row: Row) -> bool:
+    params = row.sampling
+    return bool(
+        params.logit_bias
+        or params.presence_penalty
+        or params.frequency_penalty
+        or params.repetition_penalty != 1
+        or len(row.output) < params.min_tokens
+        or row.grammar is not None
+    )
+
+
+def adjust(logits: Tensor, row: Row) -> Tensor:
+    """A copy of `logits` [vocabulary] after bias, penalties, bans and grammar.
+
+    presence and frequency: https://platform.openai.com/docs/guides/text-generation (over the output);
+    repetition: Keskar et al., CTRL, 2019, section 4.1 (over prompt and output).
+    """
+    params = row.sampling
+    logits = logits.float().clone()
+    for token, bias in params.logit_bias:
+        logits[token] += bias
+    if params.repetition_penalty != 1:
+        seen = _ids(set(row.prompt) | set(row.output), logits)
+        values = logits[seen]
+        scale = params.repetition_penalty
+        logits[seen] = torch.where(values > 0, values / scale, values * scale)
+    if row.output and (params.presence_penalty or params.frequency_penalty):
+        counts = Counter(row.output)
+        penalties = torch.tensor(
+            [params.frequency_penalty * count + params.presence_penalty for count in counts.values()],
+            device=logits.device,
+        )
+        logits[_ids(counts, logits)] -= penalties
+    if len(row.output) < params.min_tokens and params.stop_tokens:
+        logits[_ids(params.stop_tokens, logits)] = float("-inf")
+    if row.grammar is not None:
+        row.grammar.mask(logits)
+    return logits
+
+
+def _ids(tokens: set[int] | frozenset[int] | Counter[int], like: Tensor) -> Tensor:
+    return torch.tensor(list(tokens), device=like.device)
 
 
 def _draw(logits: Tensor, params: SamplingParams, u: float) -> int:
@@ -49,21 +129,31 @@ def _draw(logits: Tensor, params: SamplingParams, u: float) -> int:
     scaled = logits.float()
     # Subtracting the maximum first keeps a tiny temperature from overflowing.
     probabilities = torch.softmax((scaled - scaled.max()) / params.temperature, dim=-1)
-    if params.top_p >= 1:
+    if params.min_p > 0:  # Nguyen et al., Turning Up the Heat: Min-p Sampling, 2024
+        probabilities = probabilities.masked_fill(probabilities < params.min_p * probabilities.max(), 0)
+    if params.top_k == 0 and params.top_p >= 1:
         return _invert(probabilities, u)
-    candidates, ids = _nucleus(probabilities, params.top_p)
+    candidates, ids = _most_probable(probabilities, params.top_k, params.top_p)
     return int(ids[_invert(candidates, u)])
 
 
-def _nucleus(probabilities: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """The most probable tokens whose sum first reaches `top_p` (Holtzman et al., 2020), and their ids."""
-    head = min(HEAD, probabilities.shape[-1])
+def _most_probable(probabilities: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
+    """The `top_k` most probable tokens, of those the fewest that reach `top_p` of their sum; and their ids.
+
+    top_p: Holtzman et al., The Curious Case of Neural Text Degeneration, 2020.
+    """
+    size = probabilities.shape[-1]
+    limit = min(top_k, size) if top_k else size
+    head = min(max(HEAD, top_k), size)
     values, ids = probabilities.topk(head, sorted=True)
-    before = values.double().cumsum(-1) - values.double()
-    if float(before[-1]) + float(values[-1]) < top_p and head < probabilities.shape[-1]:
+    if limit > head and float(values.double().sum()) < top_p * float(probabilities.double().sum()):
         values, ids = probabilities.sort(descending=True, stable=True)
-        before = values.double().cumsum(-1) - values.double()
-    keep = before < top_p
+    values, ids = values[:limit], ids[:limit]
+    if top_p >= 1:
+        return values, ids
+    whole = float(values.double().sum()) if top_k else float(probabilities.double().sum())
+    before = values.double().cumsum(-1) - values.double()
+    keep = before < top_p * whole
     return values[keep], ids[keep]
 
 

@@ -106,7 +106,9 @@ class Scheduler:
         return Chunk(sequence, start, end, assignment if copies else None)
 
     def _admit(self, sequence: Sequence) -> Assignment:
-        assignment = self._slots.acquire(sequence.prompt)
+        # Scores of the prompt need its logits, which a reused prefix does not give.
+        reuse = sequence.prompt_logprobs is None
+        assignment = self._slots.acquire(sequence.prompt, reuse=reuse)
         sequence.slot = assignment.slot
         sequence.cached_tokens = sequence.prefilled = assignment.cached_tokens
         sequence.phase = Phase.PREFILL

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from samovar_server.engine.sampler import Matcher
 from samovar_server.engine.text import TextStream
 from samovar_server.protocol.generation import FinishReason
-from samovar_server.protocol.sampling import SamplingParams
+from samovar_server.protocol.sampling import SamplingParams, TokenScore
 
 
 class Phase(Enum):
@@ -23,11 +24,15 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What one step added to a sequence: text that is safe to show, and the end when it came."""
+    """What one step added to a sequence: text that is safe to show, and the end when it came.
+
+    `score` is of the step's token, when scores were asked for and the token is part of the text.
+    """
 
     text: str
     completion_tokens: int
     finish_reason: FinishReason | None = None
+    score: TokenScore | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -35,7 +40,9 @@ class Sequence:
     """One prompt being continued.
 
     `emit` is called with each Output on the thread the engine delivers to. `max_tokens` is already cut
-    to what the context window leaves.
+    to what the context window leaves; 0 only scores the prompt. `logprobs` asks for the score of every
+    token with that many alternatives, `prompt_logprobs` for those of the prompt, which are in
+    `prompt_scores` when the first Output comes (the first token has none).
     """
 
     prompt: list[int]
@@ -43,7 +50,11 @@ class Sequence:
     max_tokens: int
     text: TextStream
     emit: Callable[[Output], None]
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    grammar: Matcher | None = None
     output: list[int] = field(default_factory=list)
+    prompt_scores: list[TokenScore] = field(default_factory=list)
     phase: Phase = Phase.WAITING
     slot: int = -1
     prefilled: int = 0
@@ -54,8 +65,3 @@ class Sequence:
     def position(self) -> int:
         """Where the newest output token stands: the position the next decode step writes."""
         return len(self.prompt) + len(self.output) - 1
-
-    @property
-    def max_length(self) -> int:
-        """Positions this sequence may come to need."""
-        return len(self.prompt) + self.max_tokens

@@ -5,51 +5,51 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from tornado import web
 from tornado.iostream import StreamClosedError
 
 from samovar_server.engine.core import Engine
-from samovar_server.engine.sequence import Output, Sequence
-from samovar_server.engine.text import TextStream, render_chat
-from samovar_server.errors import ContextLengthExceeded, InvalidApiKey, RouteNotFound, SamovarError
-from samovar_server.protocol.chat import ChatRequest, parse_chat_request
-from samovar_server.protocol.generation import ChatAnswer, FinishReason, Usage
-from samovar_server.protocol.sampling import SamplingParams
+from samovar_server.engine.generation import Aborted, Generation
+from samovar_server.engine.vocabulary import Vocabulary
+from samovar_server.errors import InvalidApiKey, RouteNotFound, SamovarError
 
 MAX_BODY_BYTES = 100 * 1024 * 1024
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What the handlers share."""
+    """What the handlers share.
+
+    The tokenizer is used on one thread of its own: encoding a long prompt takes a while, and tokenizers
+    are not safe to use from several threads at once. `decoder` is a copy of it for everybody else.
+    """
 
     engine: Engine
     tokenizer: Any
+    decoder: Any
+    vocabulary: Vocabulary
     model_name: str
     context_length: int
+    stop_tokens: frozenset[int]
     secret: str
     memory_bytes: Callable[[], int]
+    tokenizing: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+    )
 
-    def application(self) -> web.Application:
-        """The Tornado application of the worker."""
-        shared = {"service": self}
-        return web.Application(
-            [
-                (r"/v1/chat/completions", ChatHandler, shared),
-                (r"/status", StatusHandler, shared),
-            ],
-            default_handler_class=UnknownHandler,
-            default_handler_args=shared,
-            log_function=lambda handler: None,  # the gateway logs requests, with their callers
-        )
+    async def with_tokenizer(self, function: Callable[[Any], T]) -> T:
+        """`function` of the tokenizer, on the tokenizer's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self.tokenizing, function, self.tokenizer)
 
 
-class BaseHandler(web.RequestHandler):
+class WorkerHandler(web.RequestHandler):
     """Checks the secret and answers errors in OpenAI's shape."""
 
     def initialize(self, service: Service) -> None:
@@ -78,7 +78,52 @@ class BaseHandler(web.RequestHandler):
             super().log_exception(*exc_info)
 
 
-class UnknownHandler(BaseHandler):
+class GeneratingHandler(WorkerHandler):
+    """Base of the routes that generate: a client that goes away frees its slots within one step."""
+
+    generation: Generation | None = None
+    gone = False
+
+    async def post(self) -> None:
+        """Answer the request."""
+        try:
+            await self.answer()
+        except (Aborted, StreamClosedError):
+            return  # nobody is left to answer
+
+    async def answer(self) -> None:
+        """Generate and write the answer, whole or as events."""
+        raise NotImplementedError
+
+    def begin(self, generation: Generation) -> None:
+        """Start `generation`, and end it when the client goes."""
+        self.generation = generation
+        generation.start()
+        if self.gone:
+            generation.abort()
+
+    def on_connection_close(self) -> None:
+        """The client has gone: in the queue, in prefill or in decode."""
+        self.gone = True
+        if self.generation is not None:
+            self.generation.abort()
+
+    def open_stream(self) -> None:
+        """Headers of server-sent events."""
+        self.set_header("Content-Type", "text/event-stream")
+        self.set_header("Cache-Control", "no-cache")
+
+    def event(self, data: dict[str, Any]) -> None:
+        """Write one event; `flush` sends it."""
+        self.write(f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n")
+
+    def close_stream(self) -> None:
+        """The end that clients wait for."""
+        self.write("data: [DONE]\n\n")
+        self.finish()
+
+
+class UnknownHandler(WorkerHandler):
     """Any other path."""
 
     def prepare(self) -> None:
@@ -87,7 +132,7 @@ class UnknownHandler(BaseHandler):
         raise RouteNotFound("A worker has no such route.")
 
 
-class StatusHandler(BaseHandler):
+class StatusHandler(WorkerHandler):
     """`GET /status`: what runs and what has run."""
 
     def get(self) -> None:
@@ -106,92 +151,3 @@ class StatusHandler(BaseHandler):
                 "busy_seconds": stats.busy_seconds,
             }
         )
-
-
-class ChatHandler(BaseHandler):
-    """`POST /v1/chat/completions`."""
-
-    sequence: Sequence | None = None
-    gone = False
-
-    async def post(self) -> None:
-        """Generate; a client that goes away frees its slot within one step."""
-        request = parse_chat_request(self.request.body)
-        outputs: asyncio.Queue[Output] = asyncio.Queue()
-        self.sequence = self._sequence(request, outputs)
-        self.service.engine.submit(self.sequence)
-        if self.gone:  # while the prompt was tokenised
-            self.service.engine.abort(self.sequence)
-            return
-        answer = ChatAnswer(request.model or self.service.model_name)
-        if not request.stream:
-            await self._whole(answer, outputs)
-            return
-        try:
-            await self._stream(answer, outputs, usage=_wants_usage(request))
-        except StreamClosedError:
-            return  # on_connection_close has ended the sequence
-
-    def on_connection_close(self) -> None:
-        """The client has gone, in the queue, in prefill or in decode."""
-        self.gone = True
-        if self.sequence is not None:
-            self.service.engine.abort(self.sequence)
-
-    def _sequence(self, request: ChatRequest, outputs: asyncio.Queue[Output]) -> Sequence:
-        service = self.service
-        prompt = render_chat(service.tokenizer, [message.for_template() for message in request.messages])
-        room = service.context_length - len(prompt)
-        asked = request.output_limit()
-        if room < (asked or 1):
-            raise ContextLengthExceeded(
-                f"The prompt has {len(prompt)} tokens and max_tokens is {asked or 'at least 1'}, but the "
-                f"context window holds {service.context_length} tokens. Shorten the prompt "
-                "or lower max_tokens.",
-                param="messages",
-            )
-        seed = request.seed if request.seed is not None else int.from_bytes(os.urandom(8), "little")
-        return Sequence(
-            prompt=prompt,
-            sampling=SamplingParams(request.temperature, request.top_p, seed),
-            max_tokens=asked or room,
-            text=TextStream(service.tokenizer, request.stop),
-            emit=outputs.put_nowait,
-        )
-
-    async def _whole(self, answer: ChatAnswer, outputs: asyncio.Queue[Output]) -> None:
-        pieces: list[str] = []
-        while True:
-            output = await outputs.get()
-            pieces.append(output.text)
-            if output.finish_reason is not None:
-                break
-        await self.finish(answer.whole("".join(pieces), output.finish_reason, self._usage(output)))
-
-    async def _stream(self, answer: ChatAnswer, outputs: asyncio.Queue[Output], *, usage: bool) -> None:
-        self.set_header("Content-Type", "text/event-stream")
-        self.set_header("Cache-Control", "no-cache")
-        self._event(answer.first_chunk())
-        reason: FinishReason | None = None
-        while reason is None:
-            output = await outputs.get()
-            if output.text:
-                self._event(answer.text_chunk(output.text))
-                await self.flush()
-            reason = output.finish_reason
-        self._event(answer.last_chunk(reason))
-        if usage:
-            self._event(answer.usage_chunk(self._usage(output)))
-        self.write("data: [DONE]\n\n")
-        await self.finish()
-
-    def _event(self, data: dict[str, Any]) -> None:
-        self.write(f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n")
-
-    def _usage(self, output: Output) -> Usage:
-        assert self.sequence is not None
-        return Usage(len(self.sequence.prompt), output.completion_tokens, self.sequence.cached_tokens)
-
-
-def _wants_usage(request: ChatRequest) -> bool:
-    return request.stream_options is not None and request.stream_options.include_usage

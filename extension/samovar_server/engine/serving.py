@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import os
 import time
@@ -16,8 +17,10 @@ from tornado.netutil import bind_sockets
 
 from samovar_server.engine.core import Delivery, Engine
 from samovar_server.engine.loading import load
+from samovar_server.engine.routes import application
 from samovar_server.engine.runner import Runner
 from samovar_server.engine.service import MAX_BODY_BYTES, Service
+from samovar_server.engine.vocabulary import Vocabulary
 from samovar_server.loader.spec import WorkerSpec
 
 ENGINE_FAILED = 70
@@ -48,6 +51,12 @@ class Serving:
         """The weights' dtype, as "float32"."""
         return str(self.runner.model.dtype).removeprefix("torch.")
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Tokens that the model has logits for."""
+        size: int = self.runner.model.config.get_text_config().vocab_size
+        return size
+
     def memory_bytes(self) -> int:
         """What the model takes or may come to take: the process, plus what the KV cache can still grow."""
         cache = self.runner.cache
@@ -72,21 +81,24 @@ class Serving:
             self.runner,
             slots=self.spec.slots,
             max_queue=self.spec.max_queue,
-            stop_tokens=self.stop_tokens,
             deliver=lambda outputs: _call_soon(loop, hand_out, outputs),
             on_failure=give_up,
         )
         engine.start()
+        decoder = copy.deepcopy(self.tokenizer)
         service = Service(
             engine=engine,
             tokenizer=self.tokenizer,
+            decoder=decoder,
+            vocabulary=Vocabulary(decoder, self.vocabulary_size),
             model_name=self.spec.model_name,
             context_length=self.context_length,
+            stop_tokens=self.stop_tokens,
             secret=self.spec.secret,
             memory_bytes=self.memory_bytes,
         )
         (socket,) = bind_sockets(0, "127.0.0.1")
-        server = HTTPServer(service.application(), max_buffer_size=MAX_BODY_BYTES)
+        server = HTTPServer(application(service), max_buffer_size=MAX_BODY_BYTES)
         server.add_sockets([socket])
         port: int = socket.getsockname()[1]
         return port

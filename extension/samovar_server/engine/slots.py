@@ -43,10 +43,10 @@ class SlotPool:
         """Whether `acquire` can be called."""
         return any(not slot.busy for slot in self.slots)
 
-    def acquire(self, prompt: Sequence[int]) -> Assignment:
-        """Take a free slot for `prompt`. There must be one."""
+    def acquire(self, prompt: Sequence[int], *, reuse: bool = True) -> Assignment:
+        """Take a free slot for `prompt`. There must be one. Without `reuse` nothing counts as cached."""
         best = max(self.slots, key=lambda slot: (common_blocks(slot.tokens, prompt), not slot.busy))
-        cached = common_blocks(best.tokens, prompt)
+        cached = common_blocks(best.tokens, prompt) if reuse else 0
         free = [slot for slot in self.slots if not slot.busy]
         if cached and not best.busy:
             target = best

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from samovar_server.protocol.fields import GenerationRequest, parse
+from samovar_server.protocol.fields import GenerationRequest, parse, refusal
 
 
 class TextPart(BaseModel):
@@ -48,8 +48,16 @@ class ChatRequest(GenerationRequest):
     """A checked chat completion request."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    n: Literal[1] = 1
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
+
+    @model_validator(mode="after")
+    def _top_logprobs_need_logprobs(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise refusal("top_logprobs", "it goes with logprobs: true only")
+        return self
 
     def output_limit(self) -> int | None:
         """Most tokens to generate; None means up to the end of the context window."""

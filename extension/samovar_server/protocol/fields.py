@@ -9,15 +9,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from samovar_server.errors import InvalidRequest
 from samovar_server.loader.options import Backend, Dtype, LoadOptions, Quantization
+from samovar_server.protocol.sampling import SamplingParams
 
 MAX_STOP_STRINGS = 4
 MAX_STOP_CHARACTERS = 1024
+MAX_SAMPLES = 128
+
+UNION_TAG = "[]"
+"""Ends the tags of union members, which pydantic puts into locations and which no client would know."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -63,17 +69,40 @@ class LoadFields(BaseModel):
 
 
 class GenerationRequest(LoadFields):
-    """What every generating route understands: sampling, stopping, streaming, load options."""
+    """What every generating route understands: sampling, stopping, streaming, load options.
+
+    `top_k` 0 (or -1, as in vLLM) keeps all tokens. `logit_bias` maps token ids to what is added to their
+    logits, -100 to 100. `min_tokens` and `ignore_eos` hold off the end-of-text tokens.
+    """
 
     stream: bool = False
     stream_options: StreamOptions | None = None
 
+    n: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] = 1
     temperature: Annotated[Finite, Field(ge=0, le=100)] = 1.0
     top_p: Annotated[Finite, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=-1)] = 0
+    min_p: Annotated[Finite, Field(ge=0, le=1)] = 0.0
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    presence_penalty: Annotated[Finite, Field(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[Finite, Field(ge=-2, le=2)] = 0.0
+    repetition_penalty: Annotated[Finite, Field(gt=0, le=10)] = 1.0
+    logit_bias: Annotated[dict[str, Annotated[Finite, Field(ge=-100, le=100)]], Field(max_length=1024)] = {}
+
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    min_tokens: Annotated[int, Field(ge=0)] = 0
+    ignore_eos: bool = False
     stop: list[str] = []
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=128)] = []
     user: str | None = None
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _tokens_as_keys(cls, value: dict[str, float]) -> dict[str, float]:
+        for key in value:
+            if not key.isascii() or not key.isdigit():
+                raise ValueError(f'the keys are token ids, such as "50256"; {key[:40]!r} is none')
+        return value
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -90,6 +119,40 @@ class GenerationRequest(LoadFields):
         if any(len(text) > MAX_STOP_CHARACTERS for text in value):
             raise ValueError(f"a stop string may have at most {MAX_STOP_CHARACTERS} characters")
         return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise refusal("stream_options", "it goes with stream: true only")
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise refusal("min_tokens", "it is larger than max_tokens")
+        return self
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with an event of token counts."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def sampling(self, stop_tokens: frozenset[int], seed: int) -> SamplingParams:
+        """The engine's view; `stop_tokens` are the model's own, `seed` the one to use."""
+        return SamplingParams(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=max(self.top_k, 0),
+            min_p=self.min_p,
+            seed=seed,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
+            logit_bias=tuple((int(token), bias) for token, bias in self.logit_bias.items()),
+            min_tokens=self.min_tokens,
+            stop_tokens=frozenset(self.stop_token_ids) | (frozenset() if self.ignore_eos else stop_tokens),
+        )
+
+
+def refusal(param: str, message: str) -> PydanticCustomError:
+    """To be raised by a validator of the whole request when it is one field that is at fault."""
+    return PydanticCustomError("refused", "{message}", {"param": param, "message": message})
 
 
 RequestT = TypeVar("RequestT", bound=BaseModel)
@@ -120,9 +183,10 @@ def _refuse_constant(name: str) -> float:
 
 
 def _as_invalid_request(model: type[BaseModel], error: ValidationError) -> InvalidRequest:
-    first = error.errors(include_url=False, include_context=False)[0]
-    location = [str(part) for part in first["loc"]]
-    param = ".".join(location) or None
+    first = error.errors(include_url=False)[0]
+    location = [part for part in map(str, first["loc"]) if not part.endswith(UNION_TAG)]
+    context = first.get("ctx", {}) if first["type"] == "refused" else {}
+    param = ".".join(location) or context.get("param")
     if first["type"] == "extra_forbidden" and len(location) == 1:
         known = ", ".join(sorted(model.model_fields))
         return InvalidRequest(

@@ -1,4 +1,4 @@
-"""Answers of the generating routes: chat completions and their stream events.
+"""Answers of the generating routes: what they share, and the chat completion.
 
 https://platform.openai.com/docs/api-reference/chat/object
 """
@@ -7,10 +7,23 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol
+
+from samovar_server.protocol.sampling import TokenScore
 
 FinishReason = Literal["stop", "length"]
+
+
+class TokenTexts(Protocol):
+    """How answers show single tokens."""
+
+    def text(self, token: int) -> str:
+        """The token as text."""
+
+    def raw(self, token: int) -> list[int]:
+        """The token's bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,44 +45,92 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class ChatAnswer:
-    """Builds the JSON of one chat completion, whole or in chunks; all share id and time."""
+class Answer:
+    """The envelope that all events of an answer share: id, time, model."""
+
+    whole_object: ClassVar[str]
+    chunk_object: ClassVar[str]
+    id_prefix: ClassVar[str]
 
     model: str
-    id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
+    texts: TokenTexts
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, text: str, finish_reason: FinishReason, usage: Usage) -> dict[str, Any]:
+    def whole(self, choices: list[dict[str, Any]], usage: Usage) -> dict[str, Any]:
         """The answer to a request without `stream`."""
-        message = {"role": "assistant", "content": text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
-        return self._envelope("chat.completion", [choice]) | {"usage": usage.as_json()}
+        return self._envelope(self.whole_object, choices) | {"usage": usage.as_json()}
 
-    def first_chunk(self) -> dict[str, Any]:
-        """Opens a stream: the role, before any text."""
-        return self._chunk({"role": "assistant", "content": ""}, None)
-
-    def text_chunk(self, text: str) -> dict[str, Any]:
-        """Text of one step."""
-        return self._chunk({"content": text}, None)
-
-    def last_chunk(self, finish_reason: FinishReason) -> dict[str, Any]:
-        """Closes the choice and says why."""
-        return self._chunk({}, finish_reason)
+    def chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
+        """One event of a stream."""
+        return self._envelope(self.chunk_object, [choice])
 
     def usage_chunk(self, usage: Usage) -> dict[str, Any]:
         """The event `stream_options.include_usage` asks for: no choices, only the counts."""
-        return self._envelope("chat.completion.chunk", []) | {"usage": usage.as_json()}
-
-    def _chunk(self, delta: dict[str, str], finish_reason: FinishReason | None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return self._envelope("chat.completion.chunk", [choice])
+        return self._envelope(self.chunk_object, []) | {"usage": usage.as_json()}
 
     def _envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
-            "id": self.id,
+            "id": self.id_prefix + self.id,
             "object": kind,
             "created": self.created,
             "model": self.model,
             "choices": choices,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class ChatAnswer(Answer):
+    """A chat completion, whole or in chunks."""
+
+    whole_object = "chat.completion"
+    chunk_object = "chat.completion.chunk"
+    id_prefix = "chatcmpl-"
+
+    def choice(
+        self, index: int, text: str, scores: Sequence[TokenScore] | None, finish_reason: FinishReason
+    ) -> dict[str, Any]:
+        """One whole choice. `scores` None: log-probabilities were not asked for."""
+        return {
+            "index": index,
+            "message": {"role": "assistant", "content": text, "refusal": None},
+            "logprobs": self.logprobs(scores),
+            "finish_reason": finish_reason,
+        }
+
+    def first(self, index: int) -> dict[str, Any]:
+        """Opens a choice's stream: the role, before any text."""
+        return self.delta(index, {"role": "assistant", "content": ""}, None)
+
+    def delta(
+        self,
+        index: int,
+        delta: dict[str, Any],
+        scores: Sequence[TokenScore] | None,
+        finish_reason: FinishReason | None = None,
+    ) -> dict[str, Any]:
+        """What one step added to a choice."""
+        return self.chunk(
+            {
+                "index": index,
+                "delta": delta,
+                "logprobs": self.logprobs(scores),
+                "finish_reason": finish_reason,
+            }
+        )
+
+    def logprobs(self, scores: Sequence[TokenScore] | None) -> dict[str, Any] | None:
+        """The `logprobs` object of a choice."""
+        if scores is None:
+            return None
+        return {
+            "content": [
+                self._token(score.token, score.logprob)
+                | {"top_logprobs": [self._token(token, logprob) for token, logprob in score.top]}
+                for score in scores
+            ],
+            "refusal": None,
+        }
+
+    def _token(self, token: int, logprob: float) -> dict[str, Any]:
+        return {"token": self.texts.text(token), "logprob": logprob, "bytes": self.texts.raw(token)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -47,26 +48,29 @@ class RuleRunner:
         self.gate: threading.Semaphore | None = None
         self.fail_next = False
 
-    def prefill(self, slot: int, tokens: Seq[int], start: int) -> torch.Tensor:
+    def prefill(self, slot: int, tokens: Seq[int], start: int, *, every: bool = False) -> torch.Tensor:
         self._step("prefill", len(tokens))
         assert len(self.rows[slot]) >= start, "a chunk that does not follow on what the slot holds"
         self.rows[slot][start:] = tokens
-        return self._logits(slot)
+        if not every:
+            return self._logits(self.rows[slot])[None]
+        ends = range(start + 1, start + len(tokens) + 1)
+        return torch.stack([self._logits(self.rows[slot][:end]) for end in ends])
 
     def decode(self, slots: Seq[int], tokens: Seq[int], positions: Seq[int]) -> torch.Tensor:
         self._step("decode", len(slots))
         for slot, token, position in zip(slots, tokens, positions, strict=True):
             assert len(self.rows[slot]) == position, "a token at a position that is not the next"
             self.rows[slot].append(token)
-        return torch.stack([self._logits(slot) for slot in slots])
+        return torch.stack([self._logits(self.rows[slot]) for slot in slots])
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         assert len(self.rows[source]) >= length, "a prefix that the source does not hold"
         self.rows[target] = self.rows[source][:length]
 
-    def _logits(self, slot: int) -> torch.Tensor:
+    def _logits(self, tokens: Seq[int]) -> torch.Tensor:
         logits = torch.zeros(VOCABULARY)
-        logits[next_token(self.rows[slot])] = 1
+        logits[next_token(tokens)] = 1
         return logits
 
     def _step(self, kind: str, size: int) -> None:
@@ -99,9 +103,7 @@ class Request:
 class Bench:
     """An Engine over a RuleRunner, with deliveries made on its own thread."""
 
-    def __init__(
-        self, slots: int = 4, max_queue: int = 100, stop_tokens: frozenset[int] = frozenset()
-    ) -> None:
+    def __init__(self, slots: int = 4, max_queue: int = 100) -> None:
         self.runner = RuleRunner(slots)
         self.failure: list[Exception] = []
         self.failed = threading.Event()
@@ -109,7 +111,6 @@ class Bench:
             self.runner,  # type: ignore[arg-type]
             slots=slots,
             max_queue=max_queue,
-            stop_tokens=stop_tokens,
             deliver=self._deliver,
             on_failure=self._fail,
         )
@@ -123,14 +124,15 @@ class Bench:
             self.runner.gate.release(100_000)
         self.engine.stop()
 
-    def submit(self, prompt: Seq[int], max_tokens: int, stops: Seq[str] = ()) -> Request:
+    def submit(self, prompt: Seq[int], max_tokens: int, stops: Seq[str] = (), **fields: Any) -> Request:
         request: Request
         sequence = Sequence(
             prompt=list(prompt),
-            sampling=SamplingParams(temperature=0),
+            sampling=SamplingParams(temperature=0, stop_tokens=fields.pop("stop_tokens", frozenset())),
             max_tokens=max_tokens,
             text=TextStream(Digits(), stops),
             emit=lambda output: self._took(request, output),
+            **fields,
         )
         request = Request(list(prompt), sequence)
         self.engine.submit(sequence)

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from samovar_server.errors import QueueFull
-from tests.extension.engine.helpers import Bench, Digits, expected
+from tests.extension.engine.helpers import Bench, Digits, expected, next_token
 
 
 def text_of(tokens: list[int]) -> str:
@@ -107,8 +107,8 @@ def test_a_stop_string_and_a_stop_token_end_the_text() -> None:
         assert request.done.wait(30)
     assert request.reason == "stop"
     assert request.text == text_of(tokens[:3])[:-1]
-    with Bench(stop_tokens=frozenset({tokens[3]})) as bench:
-        request = bench.submit([4, 4], max_tokens=10)
+    with Bench() as bench:
+        request = bench.submit([4, 4], max_tokens=10, stop_tokens=frozenset({tokens[3]}))
         assert request.done.wait(30)
     assert request.reason == "stop"
     assert request.text == text_of(tokens[:3])
@@ -135,3 +135,31 @@ def test_a_failed_step_is_told_and_ends_the_engine() -> None:
         assert bench.failed.wait(30)
     assert isinstance(bench.failure[0], RuntimeError)
     assert request.outputs == []
+
+
+def test_scores_of_a_prompt_come_with_the_first_output_and_nothing_is_reused_for_them() -> None:
+    prompt = list(range(90)) * 4
+    with Bench() as bench:
+        plain = bench.submit(prompt, max_tokens=1)
+        assert plain.done.wait(30)
+        scored = bench.submit(prompt, max_tokens=0, prompt_logprobs=2)
+        assert scored.done.wait(30)
+    assert scored.sequence.cached_tokens == 0
+    assert [(output.text, output.finish_reason) for output in scored.outputs] == [("", "length")]
+    scores = scored.sequence.prompt_scores
+    assert [score.token for score in scores] == prompt[1:]
+    assert all(len(score.top) == 2 for score in scores)
+    # The rule gives its own token the logit 1 and all others 0: rank 1 exactly where the prompt obeys it.
+    obeys = [score.rank == 1 for score in scores]
+    assert obeys == [next_token(prompt[:end]) == prompt[end] for end in range(1, len(prompt))]
+
+
+def test_tokens_are_scored_when_asked_and_the_stop_token_is_not() -> None:
+    tokens = expected([4, 4], 4)
+    with Bench() as bench:
+        request = bench.submit([4, 4], max_tokens=10, logprobs=1, stop_tokens=frozenset({tokens[3]}))
+        assert request.done.wait(30)
+    scores = [output.score for output in request.outputs]
+    assert [score.token for score in scores if score is not None] == tokens[:3]
+    assert scores[3] is None
+    assert all(score.top == ((score.token, score.logprob),) for score in scores if score is not None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,9 @@ class Recorder(Runner):
         super().__init__(*args)
         self.seen: dict[int, list[torch.Tensor]] = {}
 
-    def prefill(self, slot: int, tokens: Any, start: int) -> torch.Tensor:
-        logits = super().prefill(slot, tokens, start)
-        self.seen[slot] = [logits.clone()]  # of a prompt in chunks, the last chunk's count
+    def prefill(self, slot: int, tokens: Any, start: int, *, every: bool = False) -> torch.Tensor:
+        logits = super().prefill(slot, tokens, start, every=every)
+        self.seen[slot] = [logits[-1].clone()]  # of a prompt in chunks, the last chunk's count
         return logits
 
     def decode(self, slots: Any, tokens: Any, positions: Any) -> torch.Tensor:
@@ -63,7 +64,6 @@ class Run:
             self.runner,
             slots=slots,
             max_queue=100,
-            stop_tokens=loaded.stop_tokens,
             deliver=self._deliver,
             on_failure=lambda error: None,
         )
@@ -79,6 +79,7 @@ class Run:
                 self.logits[id(sequence)] = torch.stack(self.runner.seen[sequence.slot])
                 done.set()
 
+        params = replace(params, stop_tokens=self.loaded.stop_tokens)
         sequence = Sequence(prompt, params, max_tokens, TextStream(self.loaded.tokenizer, []), took)
         self.engine.submit(sequence)
         return sequence, done

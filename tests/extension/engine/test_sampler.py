@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
+from transformers import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
-from samovar_server.engine.sampler import sample, uniform
+from samovar_server.engine import sampler
+from samovar_server.engine.sampler import Matcher, adjust, nth_seed, uniform
 from samovar_server.protocol.sampling import SamplingParams
 
 VOCABULARY = 1000
+
+
+@dataclass
+class Row:
+    sampling: SamplingParams
+    prompt: list[int] = field(default_factory=list)
+    output: list[int] = field(default_factory=list)
+    grammar: Matcher | None = None
+
+
+def sample(logits: torch.Tensor, params: Seq[SamplingParams], positions: Seq[int]) -> list[int]:
+    rows = [Row(param, output=[0] * position) for param, position in zip(params, positions, strict=True)]
+    return sampler.sample(logits, rows)
 
 
 def logits(rows: int, seed: int = 0) -> torch.Tensor:
@@ -75,3 +98,81 @@ def test_uniform_is_uniform_enough_and_below_one(seed: int) -> None:
     assert all(0 <= number < 1 for number in numbers)
     assert len(set(numbers)) == 2000
     assert abs(sum(numbers) / 2000 - 0.5) < 0.03
+
+
+def test_the_samples_of_one_request_have_seeds_of_their_own() -> None:
+    seeds = [nth_seed(seed, index) for seed in (1, 2, 3) for index in range(50)]
+    assert seeds[0] == 1
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_presence_and_frequency_follow_openai_and_count_the_output_only() -> None:
+    row = Row(SamplingParams(presence_penalty=0.5, frequency_penalty=0.25), prompt=[1, 1], output=[2, 3, 3])
+    changed = adjust(torch.ones(6), row)
+    expected = torch.tensor([1, 1, 1 - 0.25 - 0.5, 1 - 0.5 - 0.5, 1, 1])
+    torch.testing.assert_close(changed, expected)
+
+
+def test_repetition_penalty_is_transformers_own() -> None:
+    row = Row(SamplingParams(repetition_penalty=1.3), prompt=[5, 9, 9], output=[7])
+    theirs = RepetitionPenaltyLogitsProcessor(1.3)(torch.tensor([[5, 9, 9, 7]]), logits(1))
+    torch.testing.assert_close(adjust(logits(1)[0], row), theirs[0])
+
+
+def test_bias_and_bans() -> None:
+    row = Row(SamplingParams(logit_bias=((3, 100.0), (4, -100.0)), min_tokens=1, stop_tokens=frozenset({3})))
+    changed = adjust(torch.zeros(6), row)
+    assert changed.tolist() == [0, 0, 0, float("-inf"), -100, 0]
+    row.output.append(0)
+    assert adjust(torch.zeros(6), row)[3] == 100
+
+
+def test_the_logits_themselves_stay_as_they_are() -> None:
+    rows, before = logits(1), logits(1)
+    sampler.sample(rows, [Row(SamplingParams(repetition_penalty=2.0, temperature=0.5), prompt=[1, 2])])
+    assert torch.equal(rows, before)
+
+
+@pytest.mark.parametrize(
+    ("params", "warpers"),
+    [
+        (SamplingParams(top_k=5, seed=1), [TopKLogitsWarper(5)]),
+        (SamplingParams(top_k=600, top_p=0.999, seed=1), [TopKLogitsWarper(600), TopPLogitsWarper(0.999)]),
+        (SamplingParams(top_p=0.6, seed=1), [TopPLogitsWarper(0.6)]),
+        (SamplingParams(min_p=0.1, seed=1), [MinPLogitsWarper(0.1)]),
+        (SamplingParams(top_k=8, top_p=0.7, seed=1), [TopKLogitsWarper(8), TopPLogitsWarper(0.7)]),
+    ],
+)
+def test_draws_come_from_the_distribution_of_transformers_warpers(
+    params: SamplingParams, warpers: list[Any]
+) -> None:
+    row = logits(1, seed=3)
+    warped = row
+    for warper in warpers:
+        warped = warper(None, warped)
+    theirs = torch.softmax(warped[0], -1)
+    draws = torch.tensor([sample(row, [params], [position])[0] for position in range(1500)])
+    shares = torch.bincount(draws, minlength=VOCABULARY) / len(draws)
+    assert float(shares[theirs == 0].sum()) == 0
+    assert float((shares - theirs).abs().max()) < 0.05
+
+
+def test_a_grammar_masks_its_own_row_and_is_told_the_token() -> None:
+    class Only:
+        def __init__(self, token: int) -> None:
+            self.token = token
+            self.accepted: list[int] = []
+
+        def mask(self, logits: torch.Tensor) -> None:
+            kept = logits[self.token].clone()
+            logits.fill_(float("-inf"))
+            logits[self.token] = kept
+
+        def accept(self, token: int) -> None:
+            self.accepted.append(token)
+
+    rows, grammar = logits(2), Only(17)
+    greedy = SamplingParams(temperature=0)
+    tokens = sampler.sample(rows, [Row(greedy, grammar=grammar), Row(greedy)])
+    assert tokens == [17, int(rows[1].argmax())]
+    assert grammar.accepted == [17]

@@ -9,7 +9,7 @@ from samovar_handlers.base import SamovarHandler
 from samovar_handlers.sse import EventStream, event, whole_events
 from samovar_server.cache.lease import Lease
 from samovar_server.loader.options import ProgressCallback
-from samovar_server.protocol.fields import GenerationRequest
+from samovar_server.protocol.fields import GenerationRequest, LoadFields
 from samovar_server.relay import WorkerAnswer
 
 
@@ -21,7 +21,11 @@ class GenerationHandler(SamovarHandler):
         work = self._stream(path, body, request) if request.stream else self._whole(path, body, request)
         await self.while_connected(work)
 
-    async def _whole(self, path: str, body: bytes, request: GenerationRequest) -> None:
+    async def ask(self, path: str, body: bytes, request: LoadFields) -> None:
+        """Have the worker of the request's model answer `body` at `path`, in one piece."""
+        await self.while_connected(self._whole(path, body, request))
+
+    async def _whole(self, path: str, body: bytes, request: LoadFields) -> None:
         async with self._lease(request) as lease, self.services.relay.post(lease, path, body) as answer:
             await self._pass_on(answer)
 
@@ -38,7 +42,7 @@ class GenerationHandler(SamovarHandler):
                     await self._pass_on(answer)
 
     def _lease(
-        self, request: GenerationRequest, on_progress: ProgressCallback | None = None
+        self, request: LoadFields, on_progress: ProgressCallback | None = None
     ) -> AbstractAsyncContextManager[Lease]:
         return self.workbench.acquire(
             request.model, request.load_options(), ttl=request.ttl, on_progress=on_progress

@@ -7,6 +7,7 @@ from typing import Any
 
 from samovar_handlers.base import SamovarHandler
 from samovar_handlers.chat import ChatCompletionsHandler
+from samovar_handlers.completions import CompletionsHandler
 from samovar_handlers.models import (
     LoadedHandler,
     LoadHandler,
@@ -17,11 +18,15 @@ from samovar_handlers.models import (
     UnloadHandler,
 )
 from samovar_handlers.system import HealthHandler, RoutesHandler, UnknownRouteHandler
+from samovar_handlers.tokens import DetokenizeHandler, TokenizeHandler
 
 ROUTES: list[tuple[str, type[SamovarHandler]]] = [
     ("/v1", RoutesHandler),
     ("/v1/health", HealthHandler),
     ("/v1/chat/completions", ChatCompletionsHandler),
+    ("/v1/completions", CompletionsHandler),
+    ("/v1/tokenize", TokenizeHandler),
+    ("/v1/detokenize", DetokenizeHandler),
     ("/v1/models", ModelsHandler),
     ("/v1/models/load", LoadHandler),
     ("/v1/models/loaded", LoadedHandler),

@@ -43,9 +43,9 @@ prepare() {
     python=$(find_python)
     echo "Making $venv with $("$python" --version)"
     "$python" -m venv --clear "$venv"
+    "$venv/bin/python" -m pip install --quiet --upgrade pip
   fi
   echo "Installing samovar[$extras] into $venv (the first time this fetches PyTorch: minutes)"
-  "$venv/bin/python" -m pip install --quiet --upgrade pip
   "$venv/bin/python" -m pip install ${CI:+--quiet} -c constraints.txt -e ".[$extras]"
   echo "$origin" > "$stamp"
   if [ "$extras" = "local,test" ]; then

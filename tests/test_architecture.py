@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from tests.imports import Import, imports_of, module_name, sources
 
 ROOT = Path(__file__).parents[1]
+MAP = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 HOMES = [ROOT / "extension", ROOT / "server_handlers", ROOT / "kernel_helpers"]
 
 MODULES = {module_name(file, home): file for home in HOMES for file in sources(home)}
@@ -139,13 +141,21 @@ def test_no_cycles() -> None:
     TopologicalSorter(graph).prepare()  # raises CycleError, naming the cycle
 
 
-def test_map_names_every_folder_and_module() -> None:
-    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    missing = [
-        name
-        for module, file in MODULES.items()
-        if file.name != "__main__.py"
-        and (name := f"{file.parent.name}/" if file.name == "__init__.py" else file.name)
-        and f"`{name}`" not in text
-    ]
-    assert not missing, f"ARCHITECTURE.md does not name {missing}"
+def drawn() -> set[Path]:
+    """Files and folders on the map of ARCHITECTURE.md: trees in which depth is two spaces."""
+    found: set[Path] = set()
+    for tree in re.findall(r"```text\n(.*?)```", MAP, flags=re.DOTALL):
+        trail: list[str] = []
+        for line in tree.splitlines():
+            depth = (len(line) - len(line.lstrip())) // 2
+            trail[depth:] = [line.split()[0].rstrip("/")]
+            found.add(ROOT.joinpath(*trail))
+    return found
+
+
+def test_map_is_the_territory() -> None:
+    files = {f for f in MODULES.values() if f.name not in {"__init__.py", "__main__.py"}}
+    folders = {f.parent for f in MODULES.values() if f.name == "__init__.py"}
+    missing, gone = (files | folders) - drawn(), drawn() - (files | folders)
+    assert not missing, f"ARCHITECTURE.md does not show {sorted(map(str, missing))}"
+    assert not gone, f"ARCHITECTURE.md shows {sorted(map(str, gone))}, which is not there"

@@ -8,6 +8,7 @@ from typing import Any
 from samovar_handlers.base import SamovarHandler
 from samovar_handlers.chat import ChatCompletionsHandler
 from samovar_handlers.completions import CompletionsHandler
+from samovar_handlers.embeddings import EmbeddingsHandler
 from samovar_handlers.models import (
     LoadedHandler,
     LoadHandler,
@@ -25,6 +26,7 @@ ROUTES: list[tuple[str, type[SamovarHandler]]] = [
     ("/v1/health", HealthHandler),
     ("/v1/chat/completions", ChatCompletionsHandler),
     ("/v1/completions", CompletionsHandler),
+    ("/v1/embeddings", EmbeddingsHandler),
     ("/v1/tokenize", TokenizeHandler),
     ("/v1/detokenize", DetokenizeHandler),
     ("/v1/models", ModelsHandler),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from samovar_server.engine.generation import Generation, check_token_ids, room_for
+from samovar_server.engine.generation import Generation, room_for
+from samovar_server.engine.handlers import GeneratingHandler
 from samovar_server.engine.sequence import Output
-from samovar_server.engine.service import GeneratingHandler
 from samovar_server.engine.text import render_chat
 from samovar_server.protocol.chat import ChatRequest, parse_chat_request
 from samovar_server.protocol.generation import ChatAnswer
@@ -27,7 +27,7 @@ class ChatHandler(GeneratingHandler):
 
     async def _generation(self, request: ChatRequest) -> Generation:
         service = self.service
-        check_token_ids(request, service.vocabulary.size)
+        service.check(request)
         messages = [message.for_template() for message in request.messages]
         prompt = await service.with_tokenizer(lambda tokenizer: render_chat(tokenizer, messages))
         generation = Generation(service.engine, request.n)

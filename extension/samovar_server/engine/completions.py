@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from samovar_server.engine.generation import Generation, check_token_ids, refuse_unknown, room_for
+from samovar_server.engine.generation import Generation, refuse_unknown, room_for
+from samovar_server.engine.handlers import GeneratingHandler
 from samovar_server.engine.sequence import Output, Sequence
-from samovar_server.engine.service import GeneratingHandler
 from samovar_server.errors import InvalidRequest
 from samovar_server.protocol.completions import (
     CompletionAnswer,
@@ -34,7 +34,7 @@ class CompletionsHandler(GeneratingHandler):
 
     async def _generation(self, request: CompletionRequest) -> Generation:
         service = self.service
-        check_token_ids(request, service.vocabulary.size)
+        service.check(request)
         ranks = request.samples > request.n
         generation = Generation(service.engine, request.samples)
         for prompt in request.prompt:

@@ -6,7 +6,9 @@ from tornado import web
 
 from samovar_server.engine.chat import ChatHandler
 from samovar_server.engine.completions import CompletionsHandler
-from samovar_server.engine.service import Service, StatusHandler, UnknownHandler
+from samovar_server.engine.embeddings import NO_EMBEDDINGS
+from samovar_server.engine.handlers import RefusingHandler, UnknownHandler
+from samovar_server.engine.service import Service, StatusHandler
 from samovar_server.engine.tokens import DetokenizeHandler, TokenizeHandler
 
 
@@ -19,6 +21,7 @@ def application(service: Service) -> web.Application:
             (r"/v1/completions", CompletionsHandler, shared),
             (r"/v1/tokenize", TokenizeHandler, shared),
             (r"/v1/detokenize", DetokenizeHandler, shared),
+            (r"/v1/embeddings", RefusingHandler, shared | {"message": NO_EMBEDDINGS}),
             (r"/status", StatusHandler, shared),
         ],
         default_handler_class=UnknownHandler,

@@ -1,24 +1,19 @@
-"""The worker's private HTTP service: the OpenAI shape over the engine, for the gateway alone."""
+"""What a generating worker's handlers work with, and its status."""
 
 from __future__ import annotations
 
 import asyncio
-import hmac
-import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from tornado import web
-from tornado.iostream import StreamClosedError
-
 from samovar_server.engine.core import Engine
-from samovar_server.engine.generation import Aborted, Generation
+from samovar_server.engine.generation import check_token_ids
+from samovar_server.engine.handlers import WorkerHandler
 from samovar_server.engine.vocabulary import Vocabulary
-from samovar_server.errors import InvalidApiKey, RouteNotFound, SamovarError
-
-MAX_BODY_BYTES = 100 * 1024 * 1024
+from samovar_server.errors import InvalidRequest
+from samovar_server.protocol.fields import GenerationRequest
 
 T = TypeVar("T")
 
@@ -29,6 +24,7 @@ class Service:
 
     The tokenizer is used on one thread of its own: encoding a long prompt takes a while, and tokenizers
     are not safe to use from several threads at once. `decoder` is a copy of it for everybody else.
+    `inexact_because` is None where a request's bits do not depend on its neighbours.
     """
 
     engine: Engine
@@ -40,96 +36,23 @@ class Service:
     stop_tokens: frozenset[int]
     secret: str
     memory_bytes: Callable[[], int]
+    inexact_because: str | None
     tokenizing: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
     )
 
+    def check(self, request: GenerationRequest) -> None:
+        """Refuse what this model cannot do; InvalidRequest names the field."""
+        check_token_ids(request, self.vocabulary.size)
+        if request.exact and self.inexact_because is not None:
+            raise InvalidRequest(
+                f"exact: it cannot be promised, because {self.inexact_because}. Leave exact out.",
+                param="exact",
+            )
+
     async def with_tokenizer(self, function: Callable[[Any], T]) -> T:
         """`function` of the tokenizer, on the tokenizer's thread."""
         return await asyncio.get_running_loop().run_in_executor(self.tokenizing, function, self.tokenizer)
-
-
-class WorkerHandler(web.RequestHandler):
-    """Checks the secret and answers errors in OpenAI's shape."""
-
-    def initialize(self, service: Service) -> None:
-        """Tornado's constructor."""
-        self.service = service
-
-    def prepare(self) -> None:
-        """Refuse whoever does not know the secret."""
-        given = self.request.headers.get("Authorization", "").encode()
-        if not hmac.compare_digest(given, f"Bearer {self.service.secret}".encode()):
-            raise InvalidApiKey("This is a samovar worker's private port. Use the Jupyter server's /v1.")
-
-    def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """The error as JSON; what is no SamovarError is a fault of ours and is logged by Tornado."""
-        error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
-        if not isinstance(error, SamovarError):
-            error = SamovarError("The model's worker failed on this request. See the server's log.")
-        self.set_status(error.status)
-        if error.retry_after is not None:
-            self.set_header("Retry-After", str(error.retry_after))
-        self.finish(error.body())
-
-    def log_exception(self, *exc_info: Any) -> None:
-        """Answers are not incidents."""
-        if not isinstance(exc_info[1], SamovarError):
-            super().log_exception(*exc_info)
-
-
-class GeneratingHandler(WorkerHandler):
-    """Base of the routes that generate: a client that goes away frees its slots within one step."""
-
-    generation: Generation | None = None
-    gone = False
-
-    async def post(self) -> None:
-        """Answer the request."""
-        try:
-            await self.answer()
-        except (Aborted, StreamClosedError):
-            return  # nobody is left to answer
-
-    async def answer(self) -> None:
-        """Generate and write the answer, whole or as events."""
-        raise NotImplementedError
-
-    def begin(self, generation: Generation) -> None:
-        """Start `generation`, and end it when the client goes."""
-        self.generation = generation
-        generation.start()
-        if self.gone:
-            generation.abort()
-
-    def on_connection_close(self) -> None:
-        """The client has gone: in the queue, in prefill or in decode."""
-        self.gone = True
-        if self.generation is not None:
-            self.generation.abort()
-
-    def open_stream(self) -> None:
-        """Headers of server-sent events."""
-        self.set_header("Content-Type", "text/event-stream")
-        self.set_header("Cache-Control", "no-cache")
-
-    def event(self, data: dict[str, Any]) -> None:
-        """Write one event; `flush` sends it."""
-        self.write(f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n")
-
-    def close_stream(self) -> None:
-        """The end that clients wait for."""
-        self.write("data: [DONE]\n\n")
-        self.finish()
-
-
-class UnknownHandler(WorkerHandler):
-    """Any other path."""
-
-    def prepare(self) -> None:
-        """404, for those who know the secret."""
-        super().prepare()
-        raise RouteNotFound("A worker has no such route.")
 
 
 class StatusHandler(WorkerHandler):

@@ -12,16 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tornado import web
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from samovar_server.engine.core import Delivery, Engine
+from samovar_server.engine.embedding import Embedder, makes_embeddings
+from samovar_server.engine.embeddings import EmbeddingService
+from samovar_server.engine.exactness import why_not_exact
 from samovar_server.engine.loading import load
 from samovar_server.engine.routes import application
 from samovar_server.engine.runner import Runner
-from samovar_server.engine.service import MAX_BODY_BYTES, Service
+from samovar_server.engine.service import Service
 from samovar_server.engine.vocabulary import Vocabulary
 from samovar_server.loader.spec import WorkerSpec
+
+log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 100 * 1024 * 1024
 
 ENGINE_FAILED = 70
 """Exit code after a failed step (EX_SOFTWARE): the server then tells the requests and starts afresh."""
@@ -40,6 +48,7 @@ class Serving:
     context_length: int
     stop_tokens: frozenset[int]
     load_seconds: dict[str, float]
+    inexact_because: str | None
 
     @property
     def device(self) -> str:
@@ -74,7 +83,7 @@ class Serving:
                 sequence.emit(output)
 
         def give_up(error: Exception) -> None:
-            logging.getLogger(__name__).critical("The engine failed and the worker ends: %s", error)
+            log.critical("The engine failed and the worker ends: %s", error)
             os._exit(ENGINE_FAILED)
 
         engine = Engine(
@@ -96,16 +105,59 @@ class Serving:
             stop_tokens=self.stop_tokens,
             secret=self.spec.secret,
             memory_bytes=self.memory_bytes,
+            inexact_because=self.inexact_because,
         )
-        (socket,) = bind_sockets(0, "127.0.0.1")
-        server = HTTPServer(application(service), max_buffer_size=MAX_BODY_BYTES)
-        server.add_sockets([socket])
-        port: int = socket.getsockname()[1]
-        return port
+        return listen(application(service))
 
 
-def prepare(spec: WorkerSpec, report: Report) -> Serving:
+@dataclass(slots=True)
+class EmbeddingServing:
+    """A worker's embedding model, ready to be served."""
+
+    spec: WorkerSpec
+    embedder: Embedder
+    load_seconds: dict[str, float]
+
+    @property
+    def device(self) -> str:
+        """Where the model is: "cpu" or "cuda:N"."""
+        return str(self.embedder.model.device)
+
+    @property
+    def dtype(self) -> str:
+        """The weights' dtype, as "float32"."""
+        return str(self.embedder.model.dtype).removeprefix("torch.")
+
+    @property
+    def context_length(self) -> int:
+        """The longest input, in tokens."""
+        return self.embedder.context_length
+
+    def memory_bytes(self) -> int:
+        """What the model takes."""
+        if self.embedder.model.device.type == "cuda":
+            return torch.cuda.memory_allocated(self.embedder.model.device)
+        return resident_bytes()
+
+    def listen(self) -> int:
+        """Start the service on the running event loop; returns the port."""
+        service = EmbeddingService(self.embedder, self.spec.model_name, self.spec.secret)
+        return listen(service.application())
+
+
+def listen(application: web.Application) -> int:
+    """Serve `application` on a port of its own, for this machine only; returns the port."""
+    (socket,) = bind_sockets(0, "127.0.0.1")
+    server = HTTPServer(application, max_buffer_size=MAX_BODY_BYTES)
+    server.add_sockets([socket])
+    port: int = socket.getsockname()[1]
+    return port
+
+
+def prepare(spec: WorkerSpec, report: Report) -> Serving | EmbeddingServing:
     """Load the model of `spec` and run it once. LoadFailed or InvalidRequest says why not."""
+    if makes_embeddings(Path(spec.model_path)):
+        return prepare_embeddings(spec, report)
     loaded = load(spec, lambda fraction: report("weights", fraction))
     report("warmup", 0.0)
     began = time.monotonic()
@@ -114,9 +166,25 @@ def prepare(spec: WorkerSpec, report: Report) -> Serving:
     token = next(iter(loaded.stop_tokens), 0)
     runner.prefill(0, [token] * 2, 0)
     runner.decode([0], [token], [2])
+    inexact = why_not_exact(loaded.model)
+    if inexact is not None:
+        log.info("%s is not exact in company, because %s", spec.model_name, inexact)
     seconds = {"weights": loaded.seconds, "warmup": time.monotonic() - began}
     report("warmup", 1.0)
-    return Serving(spec, runner, loaded.tokenizer, loaded.context_length, loaded.stop_tokens, seconds)
+    return Serving(
+        spec, runner, loaded.tokenizer, loaded.context_length, loaded.stop_tokens, seconds, inexact
+    )
+
+
+def prepare_embeddings(spec: WorkerSpec, report: Report) -> EmbeddingServing:
+    """As `prepare`, for a model whose card says how it makes vectors."""
+    embedder = Embedder.load(spec)
+    report("warmup", 0.0)
+    began = time.monotonic()
+    embedder.embed([0, 0])
+    report("warmup", 1.0)
+    seconds = {"weights": embedder.seconds, "warmup": time.monotonic() - began}
+    return EmbeddingServing(spec, embedder, seconds)
 
 
 def resident_bytes() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from samovar_server.engine.generation import refuse_unknown
-from samovar_server.engine.service import WorkerHandler
+from samovar_server.engine.handlers import WorkerHandler
 from samovar_server.engine.text import render_chat
 from samovar_server.protocol.fields import parse
 from samovar_server.protocol.tokens import DetokenizeRequest, TokenizeRequest

@@ -29,7 +29,7 @@ from samovar_server.loader.spec import (
 )
 
 if TYPE_CHECKING:
-    from samovar_server.engine.serving import Serving
+    from samovar_server.engine.serving import EmbeddingServing, Serving
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def main() -> None:
     asyncio.run(_serve(pipe, server, imported))
 
 
-async def _serve(pipe: Pipe, server: Serving, imported: float) -> None:
+async def _serve(pipe: Pipe, server: Serving | EmbeddingServing, imported: float) -> None:
     port = server.listen()
     pipe.send(
         Ready(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Annotated, Any, Self
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from samovar_server.protocol.fields import MAX_SAMPLES, UNION_TAG, GenerationRequest, parse, refusal
 from samovar_server.protocol.generation import Answer, FinishReason
@@ -33,6 +33,22 @@ Prompts = Annotated[
 ]
 
 
+def _as_list(value: Any) -> Any:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and value and all(type(item) is int for item in value):
+        return [value]
+    if not isinstance(value, list) or not value:
+        raise ValueError("a string, a list of token ids, or a list of either is needed")
+    if not all(type(item) is type(value[0]) for item in value):
+        raise ValueError("strings and token ids cannot be mixed in one request")
+    return value
+
+
+as_list_of_prompts = BeforeValidator(_as_list)
+"""One prompt or several become a list of prompts."""
+
+
 class CompletionRequest(GenerationRequest):
     """A checked completion request.
 
@@ -40,24 +56,11 @@ class CompletionRequest(GenerationRequest):
     prompt's tokens with that many alternatives without putting the prompt into the text.
     """
 
-    prompt: Prompts
+    prompt: Annotated[Prompts, as_list_of_prompts]
     best_of: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] | None = None
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     prompt_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-
-    @field_validator("prompt", mode="before")
-    @classmethod
-    def _as_list_of_prompts(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return [value]
-        if isinstance(value, list) and value and all(type(item) is int for item in value):
-            return [value]
-        if not isinstance(value, list) or not value:
-            raise ValueError("a string, a list of token ids, or a list of either is needed")
-        if not all(type(item) is type(value[0]) for item in value):
-            raise ValueError("strings and token ids cannot be mixed in one request")
-        return value
 
     @model_validator(mode="after")
     def _best_of_fits(self) -> Self:

@@ -72,7 +72,8 @@ class GenerationRequest(LoadFields):
     """What every generating route understands: sampling, stopping, streaming, load options.
 
     `top_k` 0 (or -1, as in vLLM) keeps all tokens. `logit_bias` maps token ids to what is added to their
-    logits, -100 to 100. `min_tokens` and `ignore_eos` hold off the end-of-text tokens.
+    logits, -100 to 100. `exact` refuses where the bits of the answer could depend on other requests.
+    `min_tokens` and `ignore_eos` hold off the end-of-text tokens.
     """
 
     stream: bool = False
@@ -94,6 +95,7 @@ class GenerationRequest(LoadFields):
     ignore_eos: bool = False
     stop: list[str] = []
     stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=128)] = []
+    exact: bool = False
     user: str | None = None
 
     @field_validator("logit_bias")

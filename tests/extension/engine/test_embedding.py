@@ -1,0 +1,117 @@
+"""Vectors of a tiny encoder and a tiny decoder, against plain transformers and the formula on the card."""
+
+from __future__ import annotations
+
+import base64
+import json
+from array import array
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
+
+from samovar_server.engine.embedding import Embedder, makes_embeddings
+from samovar_server.errors import LoadFailed
+from samovar_server.loader.spec import WorkerSpec
+from samovar_server.protocol.embeddings import embedding_answer
+
+WORDS = ["[UNK]", "tea", "samovar", "coffee", "hot", "is", "the"]
+NORMALIZE = [
+    {"idx": 0, "type": "sentence_transformers.models.Transformer"},
+    {"idx": 2, "type": "sentence_transformers.models.Normalize"},
+]
+
+
+def write(folder: Path, model: Any, mode: str, modules: Any = None) -> WorkerSpec:
+    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]").save_pretrained(folder)
+    model.save_pretrained(folder)
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(
+        json.dumps({"word_embedding_dimension": 32, mode: True, "pooling_mode_max_tokens": False})
+    )
+    if modules is not None:
+        (folder / "modules.json").write_text(json.dumps(modules))
+    return WorkerSpec(str(folder), "org/tiny", "cpu", "float32", "none", None, 1, 1, "secret")
+
+
+def encoder() -> BertModel:
+    torch.manual_seed(0)
+    return BertModel(
+        BertConfig(
+            vocab_size=len(WORDS),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=64,
+        )
+    )
+
+
+def decoder() -> Qwen3Model:
+    torch.manual_seed(0)
+    return Qwen3Model(
+        Qwen3Config(
+            vocab_size=len(WORDS),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            intermediate_size=64,
+        )
+    )
+
+
+def states(folder: Path, ids: list[int]) -> torch.Tensor:
+    with torch.inference_mode():
+        hidden: torch.Tensor = AutoModel.from_pretrained(folder)(torch.tensor([ids])).last_hidden_state[0]
+    return hidden
+
+
+@pytest.mark.parametrize(
+    ("mode", "model", "pool"),
+    [
+        ("pooling_mode_mean_tokens", encoder, lambda hidden: hidden.mean(0)),
+        ("pooling_mode_cls_token", encoder, lambda hidden: hidden[0]),
+        ("pooling_mode_lasttoken", decoder, lambda hidden: hidden[-1]),
+    ],
+)
+def test_vectors_are_pooled_as_the_card_says_and_normalised(
+    tmp_path: Path, mode: str, model: Any, pool: Any
+) -> None:
+    embedder = Embedder.load(write(tmp_path, model(), mode, NORMALIZE))
+    ids = [1, 5, 4]
+    expected = torch.nn.functional.normalize(pool(states(tmp_path, ids)), dim=-1)
+    torch.testing.assert_close(torch.tensor(embedder.embed(ids)), expected, atol=1e-5, rtol=1e-4)
+    short = torch.nn.functional.normalize(pool(states(tmp_path, ids))[:8], dim=-1)
+    torch.testing.assert_close(torch.tensor(embedder.embed(ids, 8)), short, atol=1e-5, rtol=1e-4)
+
+
+def test_a_card_without_normalisation_is_obeyed(tmp_path: Path) -> None:
+    embedder = Embedder.load(write(tmp_path, encoder(), "pooling_mode_mean_tokens", NORMALIZE[:1]))
+    vector = torch.tensor(embedder.embed([1, 2]))
+    torch.testing.assert_close(vector, states(tmp_path, [1, 2]).mean(0), atol=1e-5, rtol=1e-4)
+    assert abs(float(vector.norm()) - 1) > 0.01
+
+
+def test_pooling_that_is_not_supported_is_refused_by_name(tmp_path: Path) -> None:
+    spec = write(tmp_path, encoder(), "pooling_mode_weightedmean_tokens")
+    with pytest.raises(LoadFailed, match="weightedmean"):
+        Embedder.load(spec)
+
+
+def test_only_a_card_makes_an_embedding_model(tmp_path: Path) -> None:
+    assert not makes_embeddings(tmp_path)
+    write(tmp_path, encoder(), "pooling_mode_mean_tokens")
+    assert makes_embeddings(tmp_path)
+
+
+def test_base64_holds_the_same_numbers() -> None:
+    answer = embedding_answer("m", [[0.5, -1.25]], 3, "base64")
+    assert array("f", base64.b64decode(answer["data"][0]["embedding"])).tolist() == [0.5, -1.25]
+    assert embedding_answer("m", [[0.5, -1.25]], 3, "float")["data"][0]["embedding"] == [0.5, -1.25]

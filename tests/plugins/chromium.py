@@ -32,6 +32,12 @@ def chromium() -> str:
     return executable
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Playwright keeps an event loop running in this thread from its start to its end, and no other
+    # asynchronous test could run beside it.
+    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("browser") is None or find_chromium() is not None:
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from shutil import get_terminal_size
 from typing import TextIO
 
 from samovar.records import LoadProgress
@@ -67,7 +68,8 @@ class ProgressLine:
         """Say `line`. In a log it is skipped unless `phase` is new or `fraction` has moved on a good deal."""
         if self._terminal:
             if line != self._shown:
-                self._stream.write(f"\r\x1b[2K{line}")
+                # What is longer than the terminal is wide could not be overwritten.
+                self._stream.write(f"\r\x1b[2K{line[: get_terminal_size().columns - 1]}")
                 self._stream.flush()
         elif (step := (phase, int(fraction / LOG_STEP))) != self._step:
             self._step = step

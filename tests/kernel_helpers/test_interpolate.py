@@ -95,14 +95,14 @@ def test_text_full_of_braces_is_refused_quickly() -> None:
 
 @pytest.mark.parametrize("seed", range(50))
 def test_doubling_the_braces_gives_any_text_back(seed: int) -> None:
-    draw = random.Random(seed)  # noqa: S311
+    draw = random.Random(seed)
     text = "".join(draw.choices(string.printable + "{}{}{}{}é\u2028", k=200))
     assert interpolate(text.replace("{", "{{").replace("}", "}}"), {}) == text
 
 
 @pytest.mark.parametrize("seed", range(50))
 def test_equals_an_f_string(seed: int) -> None:
-    draw = random.Random(seed)  # noqa: S311
+    draw = random.Random(seed)
     pieces = [
         "{topic}",
         "{{",
@@ -121,7 +121,7 @@ def test_equals_an_f_string(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(200))
 def test_any_text_gives_text_or_the_one_error(seed: int) -> None:
-    draw = random.Random(seed)  # noqa: S311
+    draw = random.Random(seed)
     template = "".join(
         draw.choices(["{", "}", "topic", ":", "!r", " ", "'", '"', "(", ")", "1", "\n", "\\", ","], k=30)
     )

@@ -45,6 +45,13 @@ def test_on_a_terminal_the_line_is_overwritten_and_taken_away() -> None:
     assert terminal.getvalue() == "\r\x1b[2Kone\r\x1b[2Ktwo\r\x1b[2K"
 
 
+def test_a_line_does_not_run_over_the_edge_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    terminal = Terminal()
+    ProgressLine(terminal).show("x" * 50, phase="a", fraction=0)
+    assert terminal.getvalue().count("x") == 19
+
+
 def test_in_a_log_there_are_few_lines() -> None:
     log = io.StringIO()
     line = ProgressLine(log)

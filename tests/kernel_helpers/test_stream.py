@@ -27,7 +27,7 @@ def test_lines_may_end_in_crlf() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_chunk_borders_do_not_matter(seed: int) -> None:
-    draw = random.Random(seed)  # noqa: S311
+    draw = random.Random(seed)
     cuts = sorted(draw.sample(range(len(STREAM)), draw.randint(1, 40)))
     chunks = [STREAM[a:b] for a, b in zip([0, *cuts], [*cuts, len(STREAM)], strict=True)]
     assert list(parse_events(chunks)) == EVENTS

@@ -51,8 +51,10 @@ def _follow(events: Iterator[dict[str, Any]], line: ProgressLine, model: str) ->
                 done, total = event.get("bytes_done") or 0, event.get("bytes_total") or 0
                 fraction = done / total if total else 0.0
                 message = event.get("message") or event["phase"]
-                shown = [f"Pulling {model}", bar(fraction), f"{fraction:4.0%}", share(done, total), message]
-                line.show("  ".join(part for part in shown if part), phase=event["phase"], fraction=fraction)
+                far = [bar(fraction), f"{fraction:4.0%}", share(done, total)] if total else []
+                line.show(
+                    "  ".join([f"Pulling {model}", *far, message]), phase=event["phase"], fraction=fraction
+                )
             case "failed":
                 raise SamovarError(event["message"])
             case "done":

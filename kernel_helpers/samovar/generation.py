@@ -119,7 +119,7 @@ class Run:
             for event in stream:
                 if not isinstance(event, Comment):
                     yield event
-                elif on_progress is not None:
+                elif on_progress is not None and self._first is None:  # later it only bridges a silence
                     on_progress(_progress_in(event))
 
     def _take(self, event: dict[str, Any]) -> str:
@@ -162,4 +162,4 @@ def _progress_in(comment: Comment) -> LoadProgress:
 
 
 WAITING = LoadProgress(phase="waiting", fraction=0.0)
-"""The model is there and busy with others."""
+"""The model is there, and busy with others or with the prompt."""

@@ -19,7 +19,7 @@ PHASES = {
     "weights": "reading the weights",
     "warmup": "warming up",
     "ready": "ready",
-    "waiting": "waiting for a free slot",
+    "waiting": "waiting for the first token",
 }
 """The server's names for the phases, for people."""
 

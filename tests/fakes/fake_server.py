@@ -51,12 +51,14 @@ def error_body(code: str, message: str, param: str | None = None) -> dict[str, A
 class Reply:
     """One answer of a streaming route.
 
-    After `hang_after` pieces it waits until the client leaves; after `drop_after` the connection is cut;
-    after `fail_after` comes `error`, which without that is the answer itself with `status`.
+    `comments` come before the piece number `comments_at`. After `hang_after` pieces it waits until the
+    client leaves; after `drop_after` the connection is cut; after `fail_after` comes `error`, which without
+    that is the answer itself with `status`.
     """
 
     pieces: Sequence[str] = ("Hello", " world", "!")
     comments: Sequence[str] = ()
+    comments_at: int = 0
     finish_reason: str = "stop"
     prompt_tokens: int = 7
     error: Mapping[str, Any] | None = None
@@ -233,9 +235,9 @@ class Chat(Handler):
             self.finish(self._whole(reply))
 
     async def _stream(self, reply: Reply) -> None:
-        for comment in reply.comments:
-            await self.comment(comment)
         for count, piece in enumerate([*reply.pieces, None]):
+            for comment in reply.comments if count == reply.comments_at else ():
+                await self.comment(comment)
             if count == reply.hang_after:
                 await self.hang()
                 return

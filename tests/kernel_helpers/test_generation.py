@@ -61,6 +61,13 @@ def test_progress_comes_from_the_load_and_from_comments(fake_server: FakeServer)
     ]
 
 
+def test_a_comment_between_pieces_is_no_progress(fake_server: FakeServer) -> None:
+    fake_server.enqueue(Reply(comments=["waiting"], comments_at=2))
+    seen: list[LoadProgress] = []
+    assert len(list(run().pieces(seen.append))) == 3
+    assert seen == []
+
+
 def test_leaving_the_loop_ends_it_on_the_server(fake_server: FakeServer) -> None:
     fake_server.enqueue(Reply(hang_after=2))
     generation = run()

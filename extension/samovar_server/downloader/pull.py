@@ -23,7 +23,7 @@ from jupyter_core.paths import jupyter_data_dir
 from samovar_server.downloader import demo
 from samovar_server.downloader.failures import PullFailed, SourceUnavailable, from_os_error
 from samovar_server.downloader.progress import Done, Failed, Progress, Reporter
-from samovar_server.downloader.staging import Provenance, exclusive, publish, work_folder
+from samovar_server.downloader.staging import Provenance, exclusive, publish, require_ours, work_folder
 from samovar_server.errors import ModelNotFound, SamovarError
 from samovar_server.inventory.references import ModelReference, parse_reference, resolve
 from samovar_server.inventory.scan import is_complete
@@ -105,6 +105,7 @@ def bring(name: str, target: Path, sources: Sequence[Source], reporter: Reporter
     with exclusive(target, reporter):
         if is_complete(target):  # by the process we waited for
             return Done(name, str(target), already_there=True)
+        require_ours(target)
         with work_folder(target) as work:
             made, provenance = _first_available(sources, work, reporter)
             with reporter.phase("saving", "putting the model in its place"):

@@ -75,6 +75,16 @@ def require_space(folder: Path, needed: int) -> None:
         raise not_enough_space(folder, needed, free)
 
 
+def require_ours(target: Path) -> None:
+    """Raise PullFailed when `target` holds files that samovar did not put there."""
+    is_free = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+    if not is_free and not (target / PROVENANCE_FILE).is_file():
+        raise PullFailed(
+            "folder_taken",
+            f"{target} exists and holds no complete model of samovar's: move it away and pull again.",
+        )
+
+
 def publish(model: Path, target: Path, provenance: Provenance) -> None:
     """Move the finished folder `model` to `target`, replacing only what samovar itself put there."""
     record = {**asdict(provenance), "created": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -84,12 +94,8 @@ def publish(model: Path, target: Path, provenance: Provenance) -> None:
         # Some writers make their files private; a model folder may be shared.
         path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
         _to_disk(path)
-    if target.is_dir() and any(target.iterdir()):
-        if not (target / PROVENANCE_FILE).is_file():
-            raise PullFailed(
-                "folder_taken",
-                f"{target} exists and holds no complete model of samovar's: move it away and pull again.",
-            )
+    if target.exists():
+        require_ours(target)
         target.rename(model.with_name(f"{model.name}-replaced"))
     model.replace(target)
     _to_disk(target.parent)

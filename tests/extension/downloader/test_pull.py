@@ -239,8 +239,9 @@ def test_what_cannot_be_pulled_is_refused(arguments: list[str], code: str, model
 def test_a_users_own_folder_is_not_touched(models: Path) -> None:
     (models / NAME).mkdir(parents=True)
     (models / NAME / "thesis.txt").write_text("three years")
-    status, last = run("go", "demo", "--folder", models)
-    assert (status, last["code"]) == (1, "folder_taken")
+    with start("go", "demo", "--folder", models) as pull:
+        (event,) = pull.events()  # before anything is fetched
+    assert event["code"] == "folder_taken"
     assert [path.name for path in (models / NAME).iterdir()] == ["thesis.txt"]
 
 

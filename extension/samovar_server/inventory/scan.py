@@ -55,15 +55,18 @@ def list_models(folders: Sequence[Path]) -> list[OnDiskModel]:
 
 
 def is_complete(path: Path) -> bool:
-    """Whether the folder holds a config and every safetensors file its index names."""
-    if not (path / "config.json").is_file():
+    """Whether the folder holds a config and every safetensors file its index names, for this user to read."""
+    try:
+        if not (path / "config.json").is_file():
+            return False
+        index = path / WEIGHTS_INDEX_FILE
+        if index.is_file():
+            weight_map = _read_json(index).get("weight_map")
+            shards = {str(shard) for shard in weight_map.values()} if isinstance(weight_map, dict) else set()
+            return bool(shards) and all((path / shard).is_file() for shard in shards)
+        return (path / WEIGHTS_FILE).is_file()
+    except PermissionError:
         return False
-    index = path / WEIGHTS_INDEX_FILE
-    if index.is_file():
-        weight_map = _read_json(index).get("weight_map")
-        shards = {str(shard) for shard in weight_map.values()} if isinstance(weight_map, dict) else set()
-        return bool(shards) and all((path / shard).is_file() for shard in shards)
-    return (path / WEIGHTS_FILE).is_file()
 
 
 def folder_name(path: Path, folder: Path) -> str:
@@ -85,23 +88,22 @@ def _model_paths(folder: Path) -> Iterator[Path]:
     """Folders below `folder` that hold a complete model; hidden ones are downloads under way."""
     level = [folder]
     for _ in range(MAX_DEPTH):
-        below: list[Path] = []
-        for parent in level:
-            try:
-                children = sorted(child for child in parent.iterdir() if child.is_dir())
-            except FileNotFoundError:  # not made yet, or removed while we look
-                continue
-            except OSError as error:
-                log.warning("cannot look for models in %s: %s", parent, error.strerror)
-                continue
-            for child in children:
-                if child.name.startswith(".") or not is_inside(child, [folder]):
-                    continue
-                if is_complete(child):
-                    yield child
-                elif not (child / "config.json").exists():
-                    below.append(child)
-        level = below
+        level = [child for parent in level for child in _folders_in(parent) if is_inside(child, [folder])]
+        complete = [child for child in level if is_complete(child)]
+        yield from complete
+        level = [child for child in level if child not in complete]
+
+
+def _folders_in(parent: Path) -> list[Path]:
+    try:
+        return sorted(
+            child for child in parent.iterdir() if child.is_dir() and not child.name.startswith(".")
+        )
+    except FileNotFoundError:  # not made yet, or removed while we look
+        return []
+    except OSError as error:
+        log.warning("cannot look for models in %s: %s", parent, error.strerror)
+        return []
 
 
 def _hub_snapshots() -> Iterator[tuple[str, Path]]:

@@ -37,7 +37,8 @@ def downloader(tmp_path: Path) -> Fake:
         (package / "pull.py").write_text(HEAD + body)
         for name in ("huggingface_hub", "torch", "transformers"):
             (tmp_path / "site" / f"{name}.py").write_text("raise SystemExit('imported')")
-        return {"PYTHONPATH": str(tmp_path / "site"), "MARK": str(tmp_path / "mark")}
+        path = os.pathsep.join(filter(None, [str(tmp_path / "site"), os.environ.get("PYTHONPATH")]))
+        return {"PYTHONPATH": path, "MARK": str(tmp_path / "mark")}
 
     return write
 

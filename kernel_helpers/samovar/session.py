@@ -62,14 +62,17 @@ class Session:
         a pinned model is never evicted. A model that is already there answers at once.
         """
         wishes = {"model": model, "ttl": ttl, "pin": pin or None, "stream": True}
+        loaded: LoadedModel | None = None
         for event in self.stream("/models/load", _without_none(wishes)):
             if isinstance(event, Comment):
                 continue
             if "fraction" not in event:
-                return LoadedModel.from_json(event)
-            if on_progress is not None:
+                loaded = LoadedModel.from_json(event)
+            elif on_progress is not None:
                 on_progress(LoadProgress.from_json(event))
-        raise ConnectionLost(f"The server at {self.server.url} went away while the model was loading.")
+        if loaded is None:
+            raise ConnectionLost(f"The server at {self.server.url} went away while the model was loading.")
+        return loaded
 
     def unload(self, model: str, *, now: bool = False) -> list[LoadedModel]:
         """Free the memory of `model`; unless `now`, its running requests end first."""
@@ -82,7 +85,7 @@ class Session:
         return [LoadedModel.from_json(told) for told in answer["unloaded_models"]]
 
     def stream(self, path: str, body: Mapping[str, Any]) -> Generator[dict[str, Any] | Comment]:
-        """POST `body` and yield the events of the answer as they come, until `[DONE]`.
+        """POST `body` and yield the events of the answer as they come, without `[DONE]`.
 
         An error event is raised. Closing the iterator closes the connection, which ends the request on
         the server. An answer that ends without `[DONE]` just ends: the caller knows what is missing.
@@ -94,7 +97,7 @@ class Session:
                     case Comment():
                         yield event
                     case Data("[DONE]"):
-                        return
+                        continue  # to the answer's very end, or the server would see a client that left
                     case Data(text):
                         told = json.loads(text)
                         if isinstance(told.get("error"), dict):  # a loaded model has an `error` too: a text

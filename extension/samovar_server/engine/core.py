@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from samovar_server.engine.runner import Runner
+from samovar_server.engine.runner import ModelRunner
 from samovar_server.engine.sampler import sample
 from samovar_server.engine.scheduler import Chunk, Scheduler
 from samovar_server.engine.scoring import score
@@ -46,7 +46,7 @@ class Engine:
 
     def __init__(
         self,
-        runner: Runner,
+        runner: ModelRunner,
         *,
         slots: int,
         max_queue: int,
@@ -56,7 +56,7 @@ class Engine:
         self.stats = EngineStats()
         self._runner = runner
         self._pool = SlotPool(slots)
-        self._scheduler = Scheduler(self._pool, max_queue)
+        self._scheduler = Scheduler(self._pool, max_queue, resumes=runner.resumes)
         self._deliver = deliver
         self._on_failure = on_failure
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -168,20 +168,24 @@ class Engine:
     def _finish_and_deliver(self, outputs: Delivery) -> None:
         with self._lock:
             for sequence, output in outputs:
-                if output.finish_reason is not None:
+                if output.is_last:
                     self._scheduler.remove(sequence)
         self._deliver(outputs)
 
 
 def _output(sequence: Sequence, token: int, scored: TokenScore | None) -> Output:
     count = len(sequence.output)
+    grammar = sequence.grammar
+    if grammar is not None and grammar.failure is not None:
+        return Output("", count, error=grammar.failure)
     if token in sequence.sampling.stop_tokens:
         return Output(sequence.text.flush(), count, "stop")
     text = sequence.text.add(token)
     reason: FinishReason | None = None
-    if not sequence.text.stopped and count >= sequence.max_tokens:
+    complete = grammar is not None and grammar.ended
+    if not sequence.text.stopped and (complete or count >= sequence.max_tokens):
         text += sequence.text.flush()
-        reason = "length"
+        reason = "stop" if complete else "length"
     if sequence.text.stopped:
         reason = "stop"
     return Output(text, count, reason, scored)

@@ -50,6 +50,8 @@ class SlotLayer(CacheLayerMixin):
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of one row to another."""
+        if not self.is_initialized:  # a layer that shares another's keys and values
+            return
         self.keys[target, :, :length] = self.keys[source, :, :length]
         self.values[target, :, :length] = self.values[source, :, :length]
 
@@ -116,7 +118,7 @@ class SlotCache(Cache):
         """Bytes that are allocated now."""
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers)
 
-    def full_nbytes(self) -> int:
-        """Bytes when grown to its most."""
+    def growth_bytes(self) -> int:
+        """Bytes that growing to the most would add."""
         grown = (self.slots * (self.context_length + 1)) / (self.rows * (self.length + 1))
-        return round(self.nbytes() * grown)
+        return round(self.nbytes() * (grown - 1))

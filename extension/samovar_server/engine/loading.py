@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,15 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from samovar_server.engine import attention
+from samovar_server.engine import attention, selfcheck
+from samovar_server.engine.layers import to_linears
 from samovar_server.engine.linear import can_pack, pack_linears
-from samovar_server.errors import InvalidRequest, LoadFailed
+from samovar_server.errors import LoadFailed
 from samovar_server.loader.spec import WorkerSpec
 
-ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention"})
+log = logging.getLogger(__name__)
+
+SLOT_LAYERS = frozenset({"full_attention", "sliding_attention"})
+UNSTATED_WINDOW = 2048
+"""Context length, in tokens, of models that state none (Mamba, BLOOM): what such models were trained with."""
 
 Report = Callable[[float], None]
 """Called with the fraction of the weights that is loaded."""
@@ -26,9 +32,13 @@ Report = Callable[[float], None]
 
 @dataclass(frozen=True, slots=True)
 class LoadedWeights:
-    """What a load gives. `context_length` is in tokens; `stop_tokens` end a text."""
+    """What a load gives. `context_length` is in tokens; `stop_tokens` end a text.
+
+    `in_slots` says that `Runner` runs the model; otherwise it is for `FallbackRunner`.
+    """
 
     model: Any
+    in_slots: bool
     tokenizer: Any
     context_length: int
     stop_tokens: frozenset[int]
@@ -36,32 +46,66 @@ class LoadedWeights:
 
 
 def load(spec: WorkerSpec, report: Report) -> LoadedWeights:
-    """Load the model of `spec`. LoadFailed or InvalidRequest says in one sentence why not."""
+    """Load the model of `spec`. LoadFailed says in one sentence why not."""
     began = time.monotonic()
     path = Path(spec.model_path)
     attention.register()
     config = _read_config(path, spec.model_name)
     context_length = _context_length(config, spec)
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    with _WeightsProgress(report):
-        model = AutoModelForCausalLM.from_pretrained(
-            path,
-            config=config,
-            dtype=getattr(torch, spec.dtype),
-            attn_implementation=attention.NAME,
-            use_safetensors=True,
-            local_files_only=True,
+    model = None
+    obstacle = _obstacle(config)
+    if obstacle is None:
+        model = _load_weights(spec, config, report, attention.NAME)
+        if model.device.type == "cpu" and can_pack():
+            to_linears(model)
+            pack_linears(model)
+        obstacle = selfcheck.disagreement(model)
+    if obstacle is not None:
+        log.warning(
+            "%s runs one request at a time, by transformers' own means, as %s", spec.model_name, obstacle
         )
-    model = model.eval().requires_grad_(False).to(spec.device)
-    if model.device.type == "cpu" and can_pack():
-        pack_linears(model)
+        model = None  # frees its memory first
+        model = _load_weights(spec, _read_config(path, spec.model_name), report, None)
     return LoadedWeights(
-        model, tokenizer, context_length, _stop_tokens(model, tokenizer), time.monotonic() - began
+        model=model,
+        in_slots=obstacle is None,
+        tokenizer=tokenizer,
+        context_length=context_length,
+        stop_tokens=_stop_tokens(model, tokenizer),
+        seconds=time.monotonic() - began,
     )
 
 
+def _obstacle(config: Any) -> str | None:
+    """Why models of this config cannot run in the slots, to follow "as"; None when they may."""
+    architecture = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    text = config.get_text_config()
+    others = set(getattr(text, "layer_types", None) or ()) - SLOT_LAYERS
+    if architecture._is_stateful or others:
+        kinds = ", ".join(sorted(others)) or "a recurrent state"
+        return f"{config.model_type} has more in its layers than keys and values: {kinds}"
+    if not architecture._supports_attention_backend:
+        return f"{config.model_type} has an attention of its own, which cannot be replaced"
+    return None
+
+
+def _load_weights(spec: WorkerSpec, config: Any, report: Report, implementation: str | None) -> Any:
+    """The model with this attention; None is transformers' choice."""
+    with _WeightsProgress(report):
+        model = AutoModelForCausalLM.from_pretrained(
+            Path(spec.model_path),
+            config=config,
+            dtype=getattr(torch, spec.dtype),
+            attn_implementation=implementation,
+            use_safetensors=True,
+            local_files_only=True,
+        )
+    return model.eval().requires_grad_(False).to(spec.device)
+
+
 def _read_config(path: Path, name: str) -> Any:
-    """The model's config, or LoadFailed when the engine cannot run such a model."""
+    """The model's config, or LoadFailed when it is of no model that continues text."""
     raw = json.loads((path / "config.json").read_text())
     if "auto_map" in raw:
         raise LoadFailed(
@@ -69,25 +113,16 @@ def _read_config(path: Path, name: str) -> Any:
             "architecture is part of the transformers library."
         )
     config = AutoConfig.from_pretrained(path, local_files_only=True)
-    text = config.get_text_config()
-    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-    if not kinds <= ATTENTION_LAYERS or getattr(text, "is_encoder_decoder", False):
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
         raise LoadFailed(
-            f"{name} ({config.model_type}) is not a decoder with plain attention in every layer, which is "
-            "what this engine runs. Choose another model."
+            f"{name} ({config.model_type}) is not a model that continues a text. Choose a decoder model."
         )
     return config
 
 
 def _context_length(config: Any, spec: WorkerSpec) -> int:
     window = getattr(config.get_text_config(), "max_position_embeddings", None)
-    wanted = spec.context_length or window
-    if wanted is None:
-        raise InvalidRequest(
-            f"{spec.model_name} does not state its context window. Pass context_length.",
-            param="context_length",
-        )
-    return int(wanted)
+    return int(spec.context_length or window or UNSTATED_WINDOW)
 
 
 def _stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

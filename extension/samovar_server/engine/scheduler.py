@@ -49,11 +49,15 @@ class Plan:
 
 
 class Scheduler:
-    """Holds the waiting and the running sequences. Not thread-safe: the engine's thread owns it."""
+    """Holds the waiting and the running sequences. Not thread-safe: the engine's thread owns it.
 
-    def __init__(self, slots: SlotPool, max_queue: int) -> None:
+    `resumes` is the runner's: without it every prompt is computed whole, in one chunk, from its beginning.
+    """
+
+    def __init__(self, slots: SlotPool, max_queue: int, *, resumes: bool = True) -> None:
         self._slots = slots
         self._max_queue = max_queue
+        self._resumes = resumes
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
 
@@ -97,7 +101,7 @@ class Scheduler:
             sequence = self.waiting.popleft()
             assignment = self._admit(sequence)
         start = sequence.prefilled
-        end = min(start + budget, len(sequence.prompt))
+        end = min(start + budget, len(sequence.prompt)) if self._resumes else len(sequence.prompt)
         self._slots.prefilled(sequence.slot, sequence.prompt[start:end])
         sequence.prefilled = end
         if end == len(sequence.prompt):
@@ -107,7 +111,7 @@ class Scheduler:
 
     def _admit(self, sequence: Sequence) -> Assignment:
         # Scores of the prompt need its logits, which a reused prefix does not give.
-        reuse = sequence.prompt_logprobs is None
+        reuse = self._resumes and sequence.prompt_logprobs is None
         assignment = self._slots.acquire(sequence.prompt, reuse=reuse)
         sequence.slot = assignment.slot
         sequence.cached_tokens = sequence.prefilled = assignment.cached_tokens

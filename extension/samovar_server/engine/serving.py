@@ -20,9 +20,11 @@ from samovar_server.engine.core import Delivery, Engine
 from samovar_server.engine.embedding import Embedder, makes_embeddings
 from samovar_server.engine.embeddings import EmbeddingService
 from samovar_server.engine.exactness import why_not_exact
+from samovar_server.engine.fallback import FallbackRunner
+from samovar_server.engine.grammar import Grammars
 from samovar_server.engine.loading import load
 from samovar_server.engine.routes import application
-from samovar_server.engine.runner import Runner
+from samovar_server.engine.runner import ModelRunner, Runner
 from samovar_server.engine.service import Service
 from samovar_server.engine.vocabulary import Vocabulary
 from samovar_server.loader.spec import WorkerSpec
@@ -43,7 +45,7 @@ class Serving:
     """A worker's model, ready to be served. `load_seconds` has the stages "weights" and "warmup"."""
 
     spec: WorkerSpec
-    runner: Runner
+    runner: ModelRunner
     tokenizer: object
     context_length: int
     stop_tokens: frozenset[int]
@@ -68,8 +70,7 @@ class Serving:
 
     def memory_bytes(self) -> int:
         """What the model takes or may come to take: the process, plus what the KV cache can still grow."""
-        cache = self.runner.cache
-        growth = cache.full_nbytes() - cache.nbytes()
+        growth = self.runner.growth_bytes()
         if self.runner.device.type == "cuda":
             return torch.cuda.memory_allocated(self.runner.device) + growth
         return resident_bytes() + growth
@@ -88,7 +89,7 @@ class Serving:
 
         engine = Engine(
             self.runner,
-            slots=self.spec.slots,
+            slots=self.runner.slots,
             max_queue=self.spec.max_queue,
             deliver=lambda outputs: _call_soon(loop, hand_out, outputs),
             on_failure=give_up,
@@ -106,6 +107,7 @@ class Serving:
             secret=self.spec.secret,
             memory_bytes=self.memory_bytes,
             inexact_because=self.inexact_because,
+            grammars=Grammars(decoder, self.vocabulary_size, self.stop_tokens),
         )
         return listen(application(service))
 
@@ -161,12 +163,17 @@ def prepare(spec: WorkerSpec, report: Report) -> Serving | EmbeddingServing:
     loaded = load(spec, lambda fraction: report("weights", fraction))
     report("warmup", 0.0)
     began = time.monotonic()
-    runner = Runner(loaded.model, spec.slots, loaded.context_length)
+    runner: ModelRunner
+    if loaded.in_slots:
+        runner = Runner(loaded.model, spec.slots, loaded.context_length)
+    else:
+        runner = FallbackRunner(loaded.model, loaded.context_length)
     # The first run of each kind sets up kernels and buffers; a user's first token need not wait for it.
     token = next(iter(loaded.stop_tokens), 0)
     runner.prefill(0, [token] * 2, 0)
     runner.decode([0], [token], [2])
-    inexact = why_not_exact(loaded.model)
+    # Who runs alone has no neighbours that could change a bit.
+    inexact = why_not_exact(loaded.model) if loaded.in_slots else None
     if inexact is not None:
         log.info("%s is not exact in company, because %s", spec.model_name, inexact)
     seconds = {"weights": loaded.seconds, "warmup": time.monotonic() - began}

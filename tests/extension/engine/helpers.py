@@ -42,6 +42,8 @@ def expected(prompt: Seq[int], count: int) -> list[int]:
 class RuleRunner:
     """Stands for the model: keeps what was written to each slot, as the KV cache does."""
 
+    resumes = True
+
     def __init__(self, slots: int) -> None:
         self.rows: list[list[int]] = [[] for _ in range(slots)]
         self.calls: list[tuple[str, int]] = []

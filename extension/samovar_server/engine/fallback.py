@@ -1,0 +1,76 @@
+"""Runs models that the slots cannot hold, one sequence at a time, by the steps of transformers' `generate`.
+
+For state-space models and hybrids (Mamba, Jamba), and for models with an attention of their own (Falcon,
+BLOOM). The model's own cache holds the one running sequence. It cannot be cut back to a prefix, and such
+models do not promise to take a prompt in pieces; so prompts come whole, and nothing is reused.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence as Seq
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CACHE_NAMES = ("past_key_values", "cache_params", "state")
+"""What models call their cache, in their output and as an argument."""
+
+
+class FallbackRunner:
+    """As `Runner`, for slot 0 only."""
+
+    resumes = False
+    slots = 1
+
+    def __init__(self, model: Any, context_length: int) -> None:
+        """`model` is any transformers model that generates text."""
+        self.model = model
+        self.device: torch.device = model.device
+        self.context_length = context_length
+        self._accepts = inspect.signature(model.forward).parameters
+        self._cache: dict[str, Any] = {}
+        self._length = 0
+
+    @torch.inference_mode()
+    def prefill(self, slot: int, tokens: Seq[int], start: int, *, every: bool = False) -> Tensor:
+        """Begin a sequence with its whole prompt; logits as `Runner.prefill` gives them."""
+        assert slot == 0 and start == 0, "this model takes a prompt whole"
+        self._cache, self._length = {}, 0
+        logits = self._forward(tokens, keep=0 if every else 1)
+        return logits if every else logits[-1:]
+
+    @torch.inference_mode()
+    def decode(self, slots: Seq[int], tokens: Seq[int], positions: Seq[int]) -> Tensor:
+        """The sequence's next token; logits [1, vocabulary]."""
+        assert list(slots) == [0] and list(positions) == [self._length], "one sequence, token by token"
+        return self._forward(tokens, keep=1)[-1:]
+
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        """Never asked for, as nothing is reused."""
+        raise NotImplementedError("a model's own cache keeps no prefixes")
+
+    def growth_bytes(self) -> int:
+        """Bytes that the cache may still take; as far as it grows with the text, judged by what it holds."""
+        layers = getattr(self._cache.get("past_key_values"), "layers", ())
+        buffers = [getattr(layer, name, None) for layer in layers for name in ("keys", "values")]
+        held = sum(buffer.nbytes for buffer in buffers if buffer is not None)
+        return held * (self.context_length - self._length) // max(self._length, 1)
+
+    def _forward(self, tokens: Seq[int], *, keep: int) -> Tensor:
+        first = self._length == 0
+        self._length += len(tokens)
+        asked: dict[str, Any] = dict(self._cache, use_cache=True)
+        if "attention_mask" in self._accepts:
+            asked["attention_mask"] = torch.ones(1, self._length, dtype=torch.long, device=self.device)
+        inputs = self.model.prepare_inputs_for_generation(
+            torch.tensor([tokens], device=self.device), is_first_iteration=first, **asked
+        )
+        if "logits_to_keep" in self._accepts:
+            inputs["logits_to_keep"] = keep
+        output = self.model(**inputs, return_dict=True)
+        self._cache = {name: output[name] for name in CACHE_NAMES if output.get(name) is not None}
+        assert self._cache, "generation needs a cache"
+        logits: Tensor = output.logits[0]
+        return logits

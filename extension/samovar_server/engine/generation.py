@@ -43,10 +43,11 @@ class Generation:
         logprobs: int | None = None,
         prompt_logprobs: int | None = None,
         grammars: Seq[Matcher] = (),
+        show_special: bool = False,
     ) -> None:
         """Add the samples of one prompt. Without a seed in the request, each has one of its own.
 
-        `grammars` are one matcher per sample, or none.
+        `grammars` are one matcher per sample, or none. `show_special` keeps special tokens in the text.
         """
         seed = request.seed if request.seed is not None else int.from_bytes(os.urandom(8), "little")
         for sample in range(self.samples):
@@ -55,7 +56,7 @@ class Generation:
                     prompt=prompt,
                     sampling=request.sampling(stop_tokens, nth_seed(seed, sample)),
                     max_tokens=max_tokens,
-                    text=TextStream(decoder, request.stop),
+                    text=TextStream(decoder, request.stop, show_special=show_special),
                     emit=partial(self._took, len(self.sequences)),
                     logprobs=logprobs,
                     prompt_logprobs=prompt_logprobs if sample == 0 else None,
@@ -82,14 +83,20 @@ class Generation:
         self._outputs.put_nowait(None)
 
     async def outputs(self) -> AsyncIterator[tuple[int, Output]]:
-        """(choice, output) as they come, until every sequence has finished; Aborted after `abort`."""
+        """(choice, output) as they come, until every sequence has finished; Aborted after `abort`.
+
+        An error that ends one sequence ends them all, and is raised.
+        """
         left = len(self.sequences)
         while left:
             item = await self._outputs.get()
             if item is None:
                 raise Aborted
             index, output = item
-            left -= output.finish_reason is not None
+            if output.error is not None:
+                self.abort()
+                raise output.error
+            left -= output.is_last
             yield index, output
 
     def usage(self) -> Usage:

@@ -7,10 +7,8 @@ both; keywords it cannot hold are refused by name, and impossible schemas with t
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -18,7 +16,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from torch import Tensor
 
 from samovar_server.engine.token_bytes import token_bytes
-from samovar_server.errors import InvalidRequest
+from samovar_server.errors import InvalidRequest, SamovarError
 
 CACHED_GRAMMARS = 64
 
@@ -82,7 +80,7 @@ class GrammarMatcher:
         self._matcher = matcher
         self._param = param
         self.ended = False
-        self.failure: InvalidRequest | None = None
+        self.failure: SamovarError | None = None
 
     def mask(self, logits: Tensor) -> None:
         """Set the logits [vocabulary] of all tokens the grammar does not allow to -inf, in place."""
@@ -117,31 +115,24 @@ class GrammarMatcher:
 
 
 class Grammars:
-    """Compiles grammars for one tokenizer, and keeps the latest.
+    """Compiles grammars for one tokenizer, and keeps the latest. For one thread at a time.
 
-    The first one also reads the vocabulary. Everything happens on one thread of its own, so that a slow
-    grammar holds up neither the event loop nor the engine.
+    The first grammar takes longer, as the vocabulary is read then.
     """
 
     def __init__(self, tokenizer: Any, vocabulary: int, stop_tokens: Iterable[int]) -> None:
         """`vocabulary` is the model's, in tokens.
 
-        `tokenizer` is used on several threads, so nobody may change its state meanwhile.
+        `tokenizer` is used on this thread and the engine's, so nobody may change its state meanwhile.
         """
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._size = vocabulary
         self._stop_tokens = sorted(stop_tokens)
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
         self._vocabulary: LLTokenizer | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammar")
 
-    async def matchers(self, grammar: str, param: str, count: int = 1) -> list[GrammarMatcher]:
+    def matchers(self, grammar: str, param: str, count: int = 1) -> list[GrammarMatcher]:
         """A matcher for each of `count` sequences. InvalidRequest, naming `param`, says what is wrong."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._thread, self._matchers, grammar, param, count
-        )
-
-    def _matchers(self, grammar: str, param: str, count: int) -> list[GrammarMatcher]:
         compiled = self._compiled.get(grammar)
         if compiled is None:
             compiled = LLMatcher(self._llguidance_vocabulary(), grammar, log_level=0, limits=LIMITS)
@@ -155,9 +146,9 @@ class Grammars:
 
     def _llguidance_vocabulary(self) -> LLTokenizer:
         if self._vocabulary is None:
-            tokens, special = token_bytes(self._tokenizer)
+            tokens, special = token_bytes(self.tokenizer)
             special |= set(self._stop_tokens)
-            wrapper = TokenizerWrapper(_Vocabulary(self._tokenizer, tokens, special, self._stop_tokens[0]))
+            wrapper = TokenizerWrapper(_Vocabulary(self.tokenizer, tokens, special, self._stop_tokens[0]))
             # Slices, which speed up some masks, would cost five times the rest of the reading.
             self._vocabulary = LLTokenizer(
                 wrapper,
@@ -176,6 +167,7 @@ class _Vocabulary:
         self.special_token_ids = sorted(special)
         self.eos_token_id = eos
         self.bos_token_id = None
+        self._special = special
         self._encode = tokenizer.backend_tokenizer.encode
         self._longest = max(map(len, tokens))
         self._by_bytes = {text: token for token, text in enumerate(tokens) if token not in special}
@@ -183,9 +175,10 @@ class _Vocabulary:
     def __call__(self, text: str) -> list[int]:
         """Tokens of a text that the grammar forces, as the model is used to see it where that works."""
         ids: list[int] = self._encode(text, add_special_tokens=False).ids
-        if b"".join(self.tokens[token] for token in ids) == text.encode():
+        if self._special.isdisjoint(ids) and b"".join(self.tokens[token] for token in ids) == text.encode():
             return ids
-        return self._greedy(text.encode())  # some tokenizers put a space before every text
+        # The text spells a special token, or the tokenizer puts a space before every text.
+        return self._greedy(text.encode())
 
     def _greedy(self, text: bytes) -> list[int]:
         ids: list[int] = []

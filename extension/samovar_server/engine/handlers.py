@@ -47,6 +47,7 @@ class GeneratingHandler(WorkerHandler):
 
     generation: Generation | None = None
     gone = False
+    streaming = False
 
     async def post(self) -> None:
         """Answer the request."""
@@ -54,6 +55,11 @@ class GeneratingHandler(WorkerHandler):
             await self.answer()
         except (Aborted, StreamClosedError):
             return  # nobody is left to answer
+        except SamovarError as error:
+            if not self.streaming:
+                raise
+            self.event(error.body())
+            self.finish()
 
     async def answer(self) -> None:
         """Generate and write the answer, whole or as events."""
@@ -73,7 +79,8 @@ class GeneratingHandler(WorkerHandler):
             self.generation.abort()
 
     def open_stream(self) -> None:
-        """Headers of server-sent events."""
+        """Headers of server-sent events. An error from now on is an event too, and the last."""
+        self.streaming = True
         self.set_header("Content-Type", "text/event-stream")
         self.set_header("Cache-Control", "no-cache")
 

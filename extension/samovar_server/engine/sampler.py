@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from samovar_server.errors import SamovarError
 from samovar_server.protocol.sampling import SamplingParams
 
 HEAD = 512
@@ -25,7 +26,13 @@ _GOLDEN = 0x9E3779B97F4A7C15
 
 
 class Matcher(Protocol):
-    """What a grammar allows next, for one sequence."""
+    """What a grammar allows next, for one sequence.
+
+    `ended` once nothing can follow; `failure` once the grammar cannot be followed any more.
+    """
+
+    ended: bool
+    failure: SamovarError | None
 
     def mask(self, logits: Tensor) -> None:
         """Set the logits [vocabulary] of all tokens the grammar does not allow to -inf, in place."""

@@ -9,6 +9,7 @@ from enum import Enum
 
 from samovar_server.engine.sampler import Matcher
 from samovar_server.engine.text import TextStream
+from samovar_server.errors import SamovarError
 from samovar_server.protocol.generation import FinishReason
 from samovar_server.protocol.sampling import SamplingParams, TokenScore
 
@@ -26,13 +27,20 @@ class Phase(Enum):
 class Output:
     """What one step added to a sequence: text that is safe to show, and the end when it came.
 
-    `score` is of the step's token, when scores were asked for and the token is part of the text.
+    `score` is of the step's token, when scores were asked for and the token is part of the text. `error`
+    ends a sequence too, without text.
     """
 
     text: str
     completion_tokens: int
     finish_reason: FinishReason | None = None
     score: TokenScore | None = None
+    error: SamovarError | None = None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the sequence has come to its end."""
+        return self.finish_reason is not None or self.error is not None
 
 
 @dataclass(eq=False, slots=True)

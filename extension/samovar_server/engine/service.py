@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from samovar_server.engine.core import Engine
 from samovar_server.engine.generation import check_token_ids
+from samovar_server.engine.grammar import Grammars
 from samovar_server.engine.handlers import WorkerHandler
 from samovar_server.engine.vocabulary import Vocabulary
 from samovar_server.errors import InvalidRequest
@@ -37,8 +38,12 @@ class Service:
     secret: str
     memory_bytes: Callable[[], int]
     inexact_because: str | None
+    grammars: Grammars
     tokenizing: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+    )
+    compiling: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="grammar")
     )
 
     def check(self, request: GenerationRequest) -> None:
@@ -53,6 +58,10 @@ class Service:
     async def with_tokenizer(self, function: Callable[[Any], T]) -> T:
         """`function` of the tokenizer, on the tokenizer's thread."""
         return await asyncio.get_running_loop().run_in_executor(self.tokenizing, function, self.tokenizer)
+
+    async def with_grammars(self, function: Callable[[Grammars], T]) -> T:
+        """`function` of the grammars, on a thread of their own: a slow one holds up no stream."""
+        return await asyncio.get_running_loop().run_in_executor(self.compiling, function, self.grammars)
 
 
 class StatusHandler(WorkerHandler):

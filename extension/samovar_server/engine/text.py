@@ -18,8 +18,12 @@ class Decoder(Protocol):
         """The text of `token_ids`."""
 
 
-def render_chat(tokenizer: Any, messages: list[dict[str, Any]]) -> list[int]:
+def render_chat(
+    tokenizer: Any, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None
+) -> list[int]:
     """The prompt's token ids by the model's own chat template, ready for the assistant's turn.
+
+    `tools` are for templates that know them.
 
     InvalidRequest when the model has no template, or its template refuses these messages.
     """
@@ -31,7 +35,9 @@ def render_chat(tokenizer: Any, messages: list[dict[str, Any]]) -> list[int]:
     from jinja2 import TemplateError
 
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(
+            messages, tools=tools, tokenize=False, add_generation_prompt=True
+        )
     except TemplateError as error:
         raise InvalidRequest(
             f"The model's chat template refuses these messages: {error}.", param="messages"
@@ -49,8 +55,9 @@ class Detokenizer:
     text-generation-inference and vLLM do.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, *, show_special: bool = False) -> None:
         self._decoder = decoder
+        self._skip_special = not show_special
         self._ids: list[int] = []
         self._prefix = 0
         self._read = 0
@@ -75,7 +82,7 @@ class Detokenizer:
         return rest
 
     def _decode(self, ids: list[int]) -> str:
-        return self._decoder.decode(ids, skip_special_tokens=True)
+        return self._decoder.decode(ids, skip_special_tokens=self._skip_special)
 
 
 class StopStrings:
@@ -95,7 +102,7 @@ class StopStrings:
         if hits:
             self.found, self._held = True, ""
             return text[: min(hits)]
-        keep = max(_overlap(text, stop) for stop in self._stops)
+        keep = max(overlap(text, stop) for stop in self._stops)
         safe = len(text) - keep
         self._held = text[safe:]
         return text[:safe]
@@ -106,7 +113,7 @@ class StopStrings:
         return held
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """The longest end of `text` that begins `stop`."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if stop.startswith(text[-length:]):
@@ -117,8 +124,8 @@ def _overlap(text: str, stop: str) -> int:
 class TextStream:
     """A sequence's output as text: detokenised, cut at the first stop string."""
 
-    def __init__(self, decoder: Decoder, stops: Sequence[str]) -> None:
-        self._detokenizer = Detokenizer(decoder)
+    def __init__(self, decoder: Decoder, stops: Sequence[str], *, show_special: bool = False) -> None:
+        self._detokenizer = Detokenizer(decoder, show_special=show_special)
         self._stops = StopStrings(stops)
 
     @property

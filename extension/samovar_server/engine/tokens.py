@@ -6,7 +6,7 @@ from typing import Any
 
 from samovar_server.engine.generation import refuse_unknown
 from samovar_server.engine.handlers import WorkerHandler
-from samovar_server.engine.text import render_chat
+from samovar_server.engine.tool_prompt import render
 from samovar_server.protocol.fields import parse
 from samovar_server.protocol.tokens import DetokenizeRequest, TokenizeRequest
 
@@ -20,7 +20,7 @@ class TokenizeHandler(WorkerHandler):
 
         def encode(tokenizer: Any) -> list[int]:
             if request.messages is not None:
-                return render_chat(tokenizer, [message.for_template() for message in request.messages])
+                return render(tokenizer, [message.for_template() for message in request.messages])
             ids: list[int] = tokenizer(request.prompt, add_special_tokens=request.add_special_tokens)[
                 "input_ids"
             ]

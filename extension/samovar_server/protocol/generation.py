@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from samovar_server.protocol.sampling import TokenScore
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class TokenTexts(Protocol):
@@ -88,12 +88,20 @@ class ChatAnswer(Answer):
     id_prefix = "chatcmpl-"
 
     def choice(
-        self, index: int, text: str, scores: Sequence[TokenScore] | None, finish_reason: FinishReason
+        self,
+        index: int,
+        text: str,
+        scores: Sequence[TokenScore] | None,
+        finish_reason: FinishReason,
+        tool_calls: Sequence[dict[str, Any]] = (),
     ) -> dict[str, Any]:
         """One whole choice. `scores` None: log-probabilities were not asked for."""
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if tool_calls:
+            message |= {"content": text or None, "tool_calls": list(tool_calls)}
         return {
             "index": index,
-            "message": {"role": "assistant", "content": text, "refusal": None},
+            "message": message,
             "logprobs": self.logprobs(scores),
             "finish_reason": finish_reason,
         }

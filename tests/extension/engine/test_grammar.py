@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 from pathlib import Path
@@ -37,8 +36,7 @@ def grammars(tokenizer: Any, extra: int = 0) -> Grammars:
 
 
 def matcher(tokenizer: Any, schema: Any, extra: int = 0, *, lenient: bool = False) -> GrammarMatcher:
-    compiled = grammars(tokenizer, extra).matchers(json_grammar(schema, lenient=lenient), "response_format")
-    (one,) = asyncio.run(compiled)
+    (one,) = grammars(tokenizer, extra).matchers(json_grammar(schema, lenient=lenient), "response_format")
     return one
 
 
@@ -115,7 +113,7 @@ def test_whitespace_cannot_go_on_for_ever() -> None:
 def test_matchers_of_one_grammar_do_not_know_of_each_other() -> None:
     tokenizer = byte_level()
     choice = json_grammar({"enum": ["ab", "ac"]}, lenient=False)
-    first, second = asyncio.run(grammars(tokenizer).matchers(choice, "response_format", 2))
+    first, second = grammars(tokenizer).matchers(choice, "response_format", 2)
     for token in tokenizer('"a', add_special_tokens=False)["input_ids"]:
         first.accept(token)
     logits = torch.zeros(len(tokenizer))
@@ -184,7 +182,7 @@ def test_a_grammar_that_grows_too_complex_fails_alone_and_says_so(monkeypatch: p
 def test_a_tokenizer_of_another_kind_is_refused() -> None:
     tokenizer = word_level()
     with pytest.raises(InvalidRequest, match="cannot be held to a grammar"):
-        asyncio.run(Grammars(tokenizer, 1, {0}).matchers(json_grammar({}, lenient=False), "tools"))
+        Grammars(tokenizer, 1, {0}).matchers(json_grammar({}, lenient=False), "tools")
 
 
 @pytest.mark.parametrize("make", [byte_level, sentencepiece])
@@ -203,3 +201,8 @@ def assert_same_bytes(tokenizer: Any) -> None:
     assert ours == [theirs.decode_bytes([token]) for token in range(len(tokenizer))]
     named = [token for token in range(len(tokenizer)) if theirs.is_special_token(token)]
     assert sorted(special) == [token for token in named if ours[token]]  # the byte 0xFF is marked too
+
+
+def test_a_forced_text_that_spells_a_special_token_is_written_in_letters() -> None:
+    tokenizer = byte_level()
+    assert walk(matcher(tokenizer, {"const": "<|im_end|>"}), tokenizer, random.Random(0)) == '"<|im_end|>"'

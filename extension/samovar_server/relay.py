@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import httpx
 
 from samovar_server.cache.lease import Lease
+from samovar_server.cache.records import EngineStats, WorkerAddress
 
 CONNECT_SECONDS = 10.0
 """A worker listens on this machine and accepts at once; one that does not is hung."""
@@ -75,6 +76,18 @@ class Relay:
                 await response.aclose()
         except httpx.TransportError as error:
             raise lease.failure() from error
+
+    async def engine_stats(self, worker: WorkerAddress) -> EngineStats | None:
+        """What the worker's engine does; None when it has no engine, or is about to be found dead."""
+        try:
+            answer = await self._client.get(
+                f"{worker.url}/status",
+                headers={"Authorization": f"Bearer {worker.secret}"},
+                timeout=CONNECT_SECONDS,
+            )
+        except httpx.TransportError:
+            return None
+        return EngineStats.from_status(worker.cache_key, answer.json()) if answer.is_success else None
 
     async def close(self) -> None:
         """Close what is still open. The relay sends nothing after it."""

@@ -18,7 +18,7 @@ from samovar_server.cache.clock import SystemClock
 from samovar_server.cache.entry import Entry
 from samovar_server.cache.lease import Lease
 from samovar_server.cache.manager import Mode, ModelCache
-from samovar_server.cache.records import CacheStats, LoadedModel
+from samovar_server.cache.records import CacheStats, LoadedModel, WorkerAddress
 from samovar_server.errors import BackendUnavailable, ModelNotFound
 from samovar_server.inventory.references import ResolvedModel, list_models, resolve
 from samovar_server.loader.devices import NvidiaGpus
@@ -196,6 +196,10 @@ class Workbench(LoggingConfigurable):
     def loaded(self) -> list[LoadedModel]:
         """The models in memory, those on their way in or out, and those whose last load failed."""
         return self._cache.loaded()
+
+    def workers(self) -> list[WorkerAddress]:
+        """Where the workers of the models that are ready answer."""
+        return self._cache.workers()
 
     def stats(self) -> CacheStats:
         """Counters since the server started, and the memory of each device."""

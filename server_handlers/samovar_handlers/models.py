@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -98,9 +99,11 @@ class StatsHandler(SamovarHandler):
     """The cache's counters."""
 
     @web.authenticated
-    def get(self) -> None:
-        """Count loads, hits and evictions since the server started, and the memory in use."""
-        self.finish(asdict(self.workbench.stats()))
+    async def get(self) -> None:
+        """Count loads, hits and evictions since the server started; memory in use; what engines do."""
+        asked = [self.services.relay.engine_stats(worker) for worker in self.workbench.workers()]
+        engines = [asdict(stats) for stats in await asyncio.gather(*asked) if stats is not None]
+        self.finish(asdict(self.workbench.stats()) | {"engines": engines})
 
 
 class UnloadHandler(SamovarHandler):

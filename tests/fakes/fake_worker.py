@@ -40,7 +40,8 @@ class Counters:
     """What GET /status tells; tests watch `aborted` to see that a lost client frees its slot."""
 
     def __init__(self) -> None:
-        self.running = self.aborted = self.generated_tokens = self.prompt_tokens = 0
+        self.running = self.aborted = 0
+        self.generated_tokens = self.prompt_tokens = self.cached_tokens = 0
 
 
 class Base(tornado.web.RequestHandler):

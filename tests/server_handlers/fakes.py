@@ -12,7 +12,7 @@ import tornado.httpserver
 import tornado.netutil
 import tornado.web
 
-from samovar_server.cache.records import CacheStats, DeviceMemory, LoadedModel
+from samovar_server.cache.records import CacheStats, DeviceMemory, LoadedModel, WorkerAddress
 from samovar_server.errors import ModelCrashed, SamovarError
 from samovar_server.loader.options import LoadOptions, LoadProgress, ProgressCallback
 from samovar_server.workbench import Lease, ModelCard, Workbench
@@ -108,6 +108,9 @@ class FakeWorkbench(Workbench):
 
     def loaded(self) -> list[LoadedModel]:
         return [MODEL]
+
+    def workers(self) -> list[WorkerAddress]:
+        return []
 
     def stats(self) -> CacheStats:
         return CacheStats(1, 0, 4, 3, 1, 0.75, 0, 0.0, 1.0, [DeviceMemory("cpu", 100, 50, 80, 10)])

@@ -164,7 +164,7 @@ async def test_openai_client_sees_typed_errors(ai: openai.OpenAI, folder: Path) 
     assert type(error) is openai.BadRequestError
     error = await fails(create(temperature=-1))
     assert (type(error), error.param) == (openai.BadRequestError, "temperature")
-    error = await fails(lambda: ai.embeddings.create(model=MODEL, input="x"))
+    error = await fails(lambda: ai.moderations.create(input="x"))
     assert (type(error), error.code) == (openai.NotFoundError, "not_found")
     stranger = ai.with_options(api_key="wrong")
     for call in (
@@ -262,6 +262,8 @@ async def test_streams_run_side_by_side(
     assert await asyncio.gather(*map(ask, questions)) == questions
     stats = (await client.get("/models/stats")).json()
     assert (stats["total_requests_served"], stats["total_models_loaded"]) == (8, 1)
+    (engine,) = stats["engines"]
+    assert (engine["running"], engine["prompt_tokens"], engine["generated_tokens"]) == (0, 24, 24)
 
 
 async def test_load_streams_its_progress(client: httpx.AsyncClient, folder: Path) -> None:

@@ -164,6 +164,23 @@ def test_a_client_that_goes_away_frees_its_place(ai: openai.OpenAI, http: httpx.
     assert loaded(http)["in_flight"] == 0
 
 
+def test_stats_tell_how_much_of_the_prompts_was_found_in_the_cache(
+    ai: openai.OpenAI, http: httpx.Client
+) -> None:
+    def cached() -> int:
+        (engine,) = http.get("/models/stats").json()["engines"]
+        assert engine["prefix_hit_rate"] == engine["cached_tokens"] / (
+            engine["cached_tokens"] + engine["prompt_tokens"]
+        )
+        return int(engine["cached_tokens"])
+
+    for _ in range(2):
+        ai.chat.completions.create(model="demo", messages=QUESTION, max_tokens=1)
+    before = cached()
+    ai.chat.completions.create(model="demo", messages=QUESTION, max_tokens=1)
+    assert cached() == before + 32
+
+
 def workers(server: Jupyter) -> list[int]:
     """The worker processes, by what they were started as."""
     return [

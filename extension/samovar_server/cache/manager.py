@@ -21,7 +21,7 @@ from samovar_server.cache.entry import Entry, Worker
 from samovar_server.cache.lease import Lease
 from samovar_server.cache.ledger import Devices, Ledger, gigabytes
 from samovar_server.cache.policy import expired, next_expiry
-from samovar_server.cache.records import CacheStats, LoadedModel
+from samovar_server.cache.records import CacheStats, LoadedModel, WorkerAddress
 from samovar_server.errors import (
     Conflict,
     InsufficientMemory,
@@ -144,6 +144,14 @@ class ModelCache:
         """Every model that is in memory, on its way in or out, or whose last load failed."""
         now = self._clock.now()
         return [entry.record(now) for entry in self._entries.values()]
+
+    def workers(self) -> list[WorkerAddress]:
+        """The workers of the models that are ready."""
+        return [
+            WorkerAddress(entry.plan.cache_key, entry.worker.url, entry.worker.secret)
+            for entry in self._entries.values()
+            if entry.state == "ready" and entry.worker is not None
+        ]
 
     def used_bytes(self) -> dict[str, int]:
         """Memory taken by models, by device."""

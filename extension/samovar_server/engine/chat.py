@@ -24,7 +24,9 @@ class ChatHandler(GeneratingHandler):
         """Whole, or with `stream` as events."""
         request = parse_chat_request(self.request.body)
         self.service.check(request)
-        constraint = await self.service.with_grammars(lambda grammars: constrain(request, grammars))
+        constraint = Constraint()
+        if request.is_constrained:
+            constraint = await self.service.with_grammars(lambda grammars: constrain(request, grammars))
         generation = await self._generation(request, constraint)
         self.begin(generation)
         envelope = ChatAnswer(request.model or self.service.model_name, self.service.vocabulary)

@@ -45,12 +45,12 @@ class Constraint:
 def constrain(request: ChatRequest, grammars: Grammars) -> Constraint:
     """What `request` asks for. InvalidRequest names the schema that cannot be held to, and says why."""
     content = _content_schema(request.response_format)
-    if not request.callable_tools():
-        if content is None:
-            return Constraint()
-        schema, lenient = content
-        return Constraint(grammars.matchers(json_grammar(schema, lenient=lenient), SCHEMA_PARAM, request.n))
-    return _with_tools(request, grammars, content)
+    if request.callable_tools():
+        return _with_tools(request, grammars, content)
+    if content is None:
+        return Constraint()
+    schema, lenient = content
+    return Constraint(grammars.matchers(json_grammar(schema, lenient=lenient), SCHEMA_PARAM, request.n))
 
 
 def _with_tools(

@@ -111,7 +111,7 @@ class ChatRequest(GenerationRequest):
 
     @model_validator(mode="after")
     def _grammar_ends_the_text(self) -> Self:
-        if self.response_format.type == "text" and not self.callable_tools():
+        if not self.is_constrained:
             return self
         for param, value in (("min_tokens", self.min_tokens), ("ignore_eos", self.ignore_eos)):
             if value:
@@ -123,6 +123,11 @@ class ChatRequest(GenerationRequest):
         if self.tool_choice.function is not None:
             return [tool for tool in self.tools if tool.function.name == self.tool_choice.function.name]
         return [] if self.tool_choice.type == "none" else self.tools
+
+    @property
+    def is_constrained(self) -> bool:
+        """Whether a grammar holds the answer."""
+        return self.response_format.type != "text" or bool(self.callable_tools())
 
     @property
     def must_call(self) -> bool:

@@ -141,10 +141,10 @@ class Bench:
         return request
 
     def _took(self, request: Request, output: Output) -> None:
-        assert request.reason is None, "an output after the end"
+        assert not request.done.is_set(), "an output after the end"
         request.outputs.append(output)
         request.some.set()
-        if output.finish_reason is not None:
+        if output.is_last:
             request.done.set()
 
     def _deliver(self, outputs: Delivery) -> None:

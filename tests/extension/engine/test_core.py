@@ -7,8 +7,9 @@ import random
 import threading
 
 import pytest
+import torch
 
-from samovar_server.errors import QueueFull
+from samovar_server.errors import InvalidRequest, QueueFull, SamovarError
 from tests.extension.engine.helpers import Bench, Digits, expected, next_token
 
 
@@ -163,3 +164,52 @@ def test_tokens_are_scored_when_asked_and_the_stop_token_is_not() -> None:
     assert [score.token for score in scores if score is not None] == tokens[:3]
     assert scores[3] is None
     assert all(score.top == ((score.token, score.logprob),) for score in scores if score is not None)
+
+
+class Script:
+    """A grammar that allows one text only, and may break on the way."""
+
+    def __init__(self, tokens: list[int], breaks_at: int | None = None) -> None:
+        self._tokens = tokens
+        self._breaks_at = breaks_at
+        self.seen: list[int] = []
+        self.ended = False
+        self.failure: SamovarError | None = None
+
+    def mask(self, logits: torch.Tensor) -> None:
+        allowed = logits[self._tokens[len(self.seen)]].clone()
+        logits.fill_(-torch.inf)
+        logits[self._tokens[len(self.seen)]] = allowed
+
+    def accept(self, token: int) -> None:
+        self.seen.append(token)
+        self.ended = self.seen == self._tokens
+        if len(self.seen) == self._breaks_at:
+            self.failure = InvalidRequest("too complex", param="tools")
+
+
+def test_a_grammar_decides_the_tokens_and_ends_the_text_but_max_tokens_still_cut_it() -> None:
+    with Bench() as bench:
+        free = bench.submit([1, 2], max_tokens=8)
+        held = bench.submit([1, 2], max_tokens=8, grammar=Script([5, 6, 7]))
+        cut = bench.submit([1, 2], max_tokens=2, grammar=Script([5, 6, 7]))
+        for request in (free, held, cut):
+            assert request.done.wait(30)
+    assert (held.text, held.reason) == ("<5><6><7>", "stop")
+    assert held.outputs[-1].completion_tokens == 3
+    assert (cut.text, cut.reason) == ("<5><6>", "length")
+    assert free.text == text_of(expected([1, 2], 8))
+
+
+def test_a_grammar_that_fails_ends_its_sequence_and_no_other() -> None:
+    with Bench() as bench:
+        broken = bench.submit([3], max_tokens=8, grammar=Script([5, 6, 7], breaks_at=2))
+        other = bench.submit([4], max_tokens=8)
+        assert broken.done.wait(30)
+        assert other.done.wait(30)
+    assert broken.text == "<5>"
+    assert broken.reason is None
+    assert broken.outputs[-1].error is not None
+    assert other.text == text_of(expected([4], 8))
+    assert not bench.failure
+    assert bench.engine.running == 0

@@ -79,7 +79,7 @@ def ask(ai: openai.OpenAI, **arguments: Any) -> Any:
 
 def joined(chunks: Any) -> tuple[str, list[dict[str, Any]], str | None]:
     """A stream put together as OpenAI's documentation says."""
-    content, calls, reason = "", [], None
+    content, calls, reason = "", list[dict[str, Any]](), None
     for chunk in chunks:
         (choice,) = chunk.choices
         content += choice.delta.content or ""

@@ -1,0 +1,61 @@
+"""Output tokens per second as grouped bars, written as SVG by hand: no library is needed for a few boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from tests.benchmarks.results import Serving
+
+COLOURS = ("#b5482a", "#e39a5f", "#7d8ca3", "#4a5f7f", "#5d8a66", "#8f6f9e")
+BAR, GAP, HEIGHT, LEFT, TOP = 34, 36, 260, 50, 40
+
+
+def throughput(serving: Serving, scenarios: Sequence[str]) -> str:
+    """An SVG picture of output tok/s, one group of bars for each of `scenarios`."""
+    servers = serving.servers()
+    group = BAR * len(servers) + GAP
+    width = LEFT + group * len(scenarios)
+    speeds = {
+        (scenario, server): row.tokens_per_second
+        for scenario in scenarios
+        for server in servers
+        if (row := serving.row(server, scenario)) is not None
+    }
+    scale = HEIGHT / max(speeds.values())
+    shapes: list[str] = []
+    for column, scenario in enumerate(scenarios):
+        start = LEFT + column * group
+        for place, server in enumerate(servers):
+            if (speed := speeds.get((scenario, server))) is None:
+                continue
+            left, height = start + place * BAR, speed * scale
+            shapes.append(
+                f'<rect x="{left}" y="{TOP + HEIGHT - height:.1f}" width="{BAR - 4}" height="{height:.1f}" '
+                f'fill="{COLOURS[place % len(COLOURS)]}"/>'
+            )
+            shapes.append(label(left + BAR / 2 - 2, TOP + HEIGHT - height - 4, f"{speed:.0f}"))
+        shapes.append(label(start + (group - GAP) / 2, TOP + HEIGHT + 18, scenario))
+    legend_top = TOP + HEIGHT + 44
+    for place, server in enumerate(servers):
+        top = legend_top + 20 * place
+        shapes.append(
+            f'<rect x="{LEFT}" y="{top - 10}" width="12" height="12" fill="{COLOURS[place % len(COLOURS)]}"/>'
+        )
+        shapes.append(label(LEFT + 18, top, server, anchor="start"))
+    title = label(LEFT, 20, "Output tokens per second (more is better)", anchor="start", size=14)
+    height = legend_top + 20 * len(servers)
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+            f'height="{height}" font-family="sans-serif">',
+            f'<rect width="{width}" height="{height}" fill="white"/>',
+            title,
+            *shapes,
+            "</svg>\n",
+        ]
+    )
+
+
+def label(x: float, y: float, text: str, *, anchor: str = "middle", size: int = 11) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}">{escape(text)}</text>'

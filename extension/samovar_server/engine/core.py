@@ -179,7 +179,7 @@ def _output(sequence: Sequence, token: int, scored: TokenScore | None) -> Output
     if grammar is not None and grammar.failure is not None:
         return Output("", count, error=grammar.failure)
     if token in sequence.sampling.stop_tokens:
-        return Output(sequence.text.flush(), count, "stop")
+        return Output(sequence.text.flush(), count, "stop", scored)
     text = sequence.text.add(token)
     reason: FinishReason | None = None
     complete = grammar is not None and grammar.ended

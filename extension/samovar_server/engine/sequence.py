@@ -27,8 +27,9 @@ class Phase(Enum):
 class Output:
     """What one step added to a sequence: text that is safe to show, and the end when it came.
 
-    `score` is of the step's token, when scores were asked for and the token is part of the text. `error`
-    ends a sequence too, without text.
+    `score` is of the step's token, when scores were asked for; a stop token has one too, though it is not
+    part of the text: as in vLLM, there are as many scores as tokens, and lm-eval counts on it. `error` ends
+    a sequence too, without text.
     """
 
     text: str

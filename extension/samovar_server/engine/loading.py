@@ -60,7 +60,7 @@ def load(spec: WorkerSpec, report: Report) -> LoadedWeights:
         if model.device.type == "cpu" and can_pack():
             to_linears(model)
             pack_linears(model)
-        obstacle = selfcheck.disagreement(model)
+        obstacle = selfcheck.disagreement(model, context_length)
     if obstacle is not None:
         log.warning(
             "%s runs one request at a time, by transformers' own means, as %s", spec.model_name, obstacle

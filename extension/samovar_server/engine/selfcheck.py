@@ -8,12 +8,14 @@ transformers' own attention, and what comes out is compared.
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 import torch
 
 from samovar_server.engine import attention
 from samovar_server.engine.runner import Runner
+from samovar_server.engine.step import DecodeStep
 
 log = logging.getLogger(__name__)
 
@@ -24,16 +26,19 @@ LOW_PRECISION_TOLERANCE = 0.2
 """The largest difference of two logits, in standard deviations of the logits."""
 
 
-def disagreement(model: Any) -> str | None:
-    """How `model`, loaded with the engine's attention, fares ill in the slots, to follow "as"; or None."""
+def disagreement(model: Any, context_length: int) -> str | None:
+    """How `model`, loaded with the engine's attention, fares ill in the slots, to follow "as"; or None.
+
+    Windows that hold `context_length` tokens are as good as none.
+    """
     try:
-        return _compare(model)
+        return _compare(model, context_length)
     except Exception as error:
         log.warning("The engine's attention and cache do not fit this model", exc_info=True)
         return f"it fails in the slots with {type(error).__name__}"
 
 
-def _compare(model: Any) -> str | None:
+def _compare(model: Any, context_length: int) -> str | None:
     config = model.config.get_text_config()
     tokens = [(17 * n + 3) % config.vocab_size for n in range(sum(CHUNKS) + 1)]
     expected = _plain(model, tokens)
@@ -48,24 +53,29 @@ def _compare(model: Any) -> str | None:
     allowed = TOLERANCE.get(expected.dtype, LOW_PRECISION_TOLERANCE)
     if not difference <= allowed:  # a NaN is none
         return f"its logits in the slots differ by {difference:.2g} standard deviations"
-    seen, stated = windows_seen(runner), windows_stated(config)
-    if seen != stated:
-        return f"its layers use the windows {seen}, its configuration states {stated}"
+    seen, meant = _windows_seen(runner, context_length), _windows_meant(model, context_length)
+    if seen != meant:
+        return f"its layers ask for the windows {seen}, and its mask would have {meant}"
     return None
 
 
-def windows_seen(runner: Runner) -> set[int | None]:
+def _windows_seen(runner: Runner, context_length: int) -> set[int | None]:
     """The sliding windows that layers asked for in the last step; None is unlimited attention."""
-    assert runner.cache.step is not None
-    return {key for key in runner.cache.step.masks if not isinstance(key, tuple)}
+    step = runner.cache.step
+    assert isinstance(step, DecodeStep)
+    return {window if window and window < context_length else None for window in step.masks}
 
 
-def windows_stated(config: Any) -> set[int | None]:
-    """The sliding windows that a model of this text config has."""
+def _windows_meant(model: Any, context_length: int) -> set[int | None]:
+    """The sliding windows that transformers would put into the masks of `model`."""
+    config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None)
-    if window is None or not kinds:
-        return {window}
+    # Some configurations state a window that their architecture has no use for.
+    if not hasattr(sys.modules[type(model).__module__], "create_sliding_window_causal_mask"):
+        window = None
+    if window is None or window >= context_length:
+        return {None}
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
     return {window if kind == "sliding_attention" else None for kind in kinds}
 
 

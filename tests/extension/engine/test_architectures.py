@@ -191,22 +191,28 @@ def test_a_fallbacks_memory_grows_with_the_text_where_there_is_attention(tmp_pat
 def test_a_model_that_differs_in_the_slots_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = load_tiny(tmp_path, "llama").model
-    assert selfcheck.disagreement(model) is None
+    model = load_tiny(tmp_path, "qwen2-window").model
+    assert selfcheck.disagreement(model, 512) is None
 
-    model.config.sliding_window = 8
-    assert selfcheck.disagreement(model) == (
-        "its layers use the windows {None}, its configuration states {8}"
-    )
-    model.config.sliding_window = None
+    model.config.sliding_window = 8  # the layers were built for another
+    assert "its layers ask for the windows" in str(selfcheck.disagreement(model, 512))
+    model.config.sliding_window = WINDOW
 
     monkeypatch.setattr(
         PrefillStep, "mask", lambda self, start, end, window, like: like.new_zeros(end - start, end)
     )
-    assert "its logits in the slots differ by" in str(selfcheck.disagreement(model))
+    assert "its logits in the slots differ by" in str(selfcheck.disagreement(model, 512))
 
     monkeypatch.setattr(PrefillStep, "mask", None)
-    assert selfcheck.disagreement(model) == "it fails in the slots with TypeError"
+    assert selfcheck.disagreement(model, 512) == "it fails in the slots with TypeError"
+
+
+def test_a_window_that_changes_nothing_keeps_no_model_out_of_the_slots(tmp_path: Path) -> None:
+    llama = load_tiny(tmp_path / "llama", "llama").model
+    llama.config.sliding_window = 8  # stated, but no part of the architecture
+    assert selfcheck.disagreement(llama, 512) is None
+    spec = write(tmp_path / "moe", "qwen2-moe-window")
+    assert load(replace(spec, context_length=WINDOW), lambda fraction: None).in_slots
 
 
 def spec_of(folder: Path) -> WorkerSpec:

@@ -53,7 +53,9 @@ def lark_grammar(lark: str) -> str:
 
 def check_schema(schema: Mapping[str, Any], param: str, *, lenient: bool) -> None:
     """InvalidRequest when a schema is malformed, impossible, or has what no grammar can hold."""
-    failed, messages = LLMatcher.validate_grammar_with_warnings(json_grammar(schema, lenient=lenient))
+    failed, messages = LLMatcher.validate_grammar_with_warnings(
+        json_grammar(schema, lenient=lenient), limits=LIMITS
+    )
     if failed:
         raise refused_schema(messages[0], param)
 
@@ -146,6 +148,11 @@ class Grammars:
 
     def _llguidance_vocabulary(self) -> LLTokenizer:
         if self._vocabulary is None:
+            if not self._stop_tokens:
+                raise InvalidRequest(
+                    "This model has no token that ends a text, so it cannot be held to a grammar. Leave out "
+                    "response_format and tools."
+                )
             tokens, special = token_bytes(self.tokenizer)
             special |= set(self._stop_tokens)
             wrapper = TokenizerWrapper(_Vocabulary(self.tokenizer, tokens, special, self._stop_tokens[0]))

@@ -27,14 +27,12 @@ def token_bytes(tokenizer: Any) -> tuple[list[bytes], frozenset[int]]:
     """
     spell = _speller(tokenizer)
     added = tokenizer.added_tokens_decoder
-    tokens: list[bytes] = []
-    for token, piece in enumerate(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))):
-        if token in added:
-            tokens.append(added[token].content.encode())
-        else:
-            spelled = b"" if piece is None else spell(piece)
-            # No text holds the byte 0xFF, with which llguidance marks special tokens.
-            tokens.append(b"" if b"\xff" in spelled else spelled)
+    vocabulary = tokenizer.get_vocab()
+    tokens = [b""] * (max(vocabulary.values()) + 1)  # some ids may stand for nothing
+    for piece, token in vocabulary.items():
+        spelled = added[token].content.encode() if token in added else spell(piece)
+        # No text holds the byte 0xFF, with which llguidance marks special tokens.
+        tokens[token] = b"" if b"\xff" in spelled else spelled
     return tokens, frozenset(token for token, entry in added.items() if entry.special)
 
 

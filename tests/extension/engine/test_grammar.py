@@ -206,3 +206,9 @@ def assert_same_bytes(tokenizer: Any) -> None:
 def test_a_forced_text_that_spells_a_special_token_is_written_in_letters() -> None:
     tokenizer = byte_level()
     assert walk(matcher(tokenizer, {"const": "<|im_end|>"}), tokenizer, random.Random(0)) == '"<|im_end|>"'
+
+
+def test_a_model_without_an_end_of_text_is_refused() -> None:
+    tokenizer = byte_level()
+    with pytest.raises(InvalidRequest, match="ends a text"):
+        Grammars(tokenizer, len(tokenizer), set()).matchers(json_grammar({}, lenient=False), "tools")

@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from samovar_server.engine.linear import can_pack
 from samovar_server.engine.loading import UNSTATED_WINDOW, LoadedWeights, load
 from samovar_server.engine.runner import ModelRunner, Runner
 from samovar_server.engine.scheduler import PREFILL_BUDGET_ALONE
-from samovar_server.engine.sequence import Sequence
+from samovar_server.engine.sequence import Output, Sequence
 from samovar_server.engine.serving import Serving, prepare
 from samovar_server.engine.step import PrefillStep
 from samovar_server.engine.text import TextStream
@@ -86,7 +87,7 @@ def continued(runner: ModelRunner, requests: list[list[int]]) -> list[Sequence]:
             SamplingParams(temperature=0),
             NEW_TOKENS,
             TextStream(Digits(), []),
-            lambda output, end=end: end.set() if output.finish_reason else None,
+            partial(end_on_reason, end),
         )
         engine.submit(sequence)
         sequences.append(sequence)
@@ -96,6 +97,11 @@ def continued(runner: ModelRunner, requests: list[list[int]]) -> list[Sequence]:
     engine.stop()
     assert not failures
     return sequences
+
+
+def end_on_reason(end: threading.Event, output: Output) -> None:
+    if output.finish_reason is not None:
+        end.set()
 
 
 def generated(folder: Path, requests: list[list[int]]) -> list[list[int]]:

@@ -60,6 +60,25 @@ IN_SLOTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3": _like_llama(
         "gemma3_text", head_dim=16, sliding_window=WINDOW, query_pre_attn_scalar=16, num_hidden_layers=6
     ),
+    # Gemma 3 from 4B on: the same with eyes, which text does not use.
+    "gemma3-vision": (
+        "gemma3",
+        {
+            "text_config": _COMMON | {"head_dim": 16, "sliding_window": WINDOW, "query_pre_attn_scalar": 16},
+            "vision_config": {
+                "hidden_size": 32,
+                "intermediate_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 28,
+                "patch_size": 14,
+            },
+            "mm_tokens_per_image": 4,
+            "boi_token_index": VOCABULARY - 3,
+            "eoi_token_index": VOCABULARY - 2,
+            "image_token_index": VOCABULARY - 1,
+        },
+    ),
     # The last two layers read the keys and values of earlier ones.
     "gemma3n": _like_llama(
         "gemma3n_text",

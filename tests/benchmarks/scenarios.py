@@ -60,7 +60,7 @@ def scenarios(quick: bool) -> list[Scenario]:
         Scenario("short, 1 client", 1, 40, 64),
         Scenario("short, 4 clients", 4, 40, 64),
         Scenario("short, 16 clients", 16, 40, 64),
-        Scenario("short, 64 clients", 64, 40, 64),
+        Scenario("short, 64 clients", 64, 40, 32),
         Scenario("long prompt, 4 clients", 4, 1000, 32),
         Scenario("shared prefix, 16 clients", 16, 500, 32, shared=460),
     ]

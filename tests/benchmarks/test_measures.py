@@ -1,0 +1,85 @@
+"""The benchmarks' arithmetic; what they measure is not tested here, and no clock is looked at."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+
+import httpx
+import pytest
+
+from tests.benchmarks.client import Endpoint, Run, Stream, run
+from tests.benchmarks.measures import percentile, summarise
+from tests.benchmarks.plot import throughput
+from tests.benchmarks.report import serving_sections
+from tests.benchmarks.results import Serving
+from tests.benchmarks.scenarios import Scenario, scenarios
+from tests.benchmarks.targets import verdicts
+
+LOAD = Scenario("short, 1 client", 2, 40, 3)
+ENDPOINT = Endpoint("http://server/v1", "demo")
+
+
+def answer(*events: object) -> httpx.MockTransport:
+    body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+    return httpx.MockTransport(lambda request: httpx.Response(200, text=body))
+
+
+def ask(transport: httpx.MockTransport) -> Run:
+    async def go() -> Run:
+        async with httpx.AsyncClient(transport=transport) as client:
+            return await run(client, ENDPOINT, ["one", "two"], 3, limit=30)
+
+    return asyncio.run(go())
+
+
+def test_tokens_are_counted_as_the_server_counts_them() -> None:
+    usage = {"completion_tokens": 7, "prompt_tokens": 2}
+    measured = ask(answer({"choices": [{"text": "a"}]}, {"choices": [{"text": ""}], "usage": usage}))
+    assert [len(stream.arrivals) for stream in measured.streams] == [1, 1]
+    assert measured.tokens == 14
+    assert all(stream.finished for stream in measured.streams)
+
+
+def test_an_error_in_a_stream_is_not_measured_as_an_answer() -> None:
+    with pytest.raises(ExceptionGroup) as caught:
+        ask(answer({"choices": [{"text": "a"}]}, {"error": {"message": "out of order"}}))
+    assert caught.group_contains(RuntimeError, match="out of order")
+
+
+def test_percentiles_are_values_that_were_measured() -> None:
+    values = [float(value) for value in range(100, 0, -1)]
+    assert (percentile(values, 0.5), percentile(values, 0.95)) == (50.0, 95.0)
+    assert percentile([3.0], 0.95) == 3.0
+    assert math.isnan(percentile([], 0.5))
+
+
+def test_a_request_without_a_token_counts_with_the_time_limit() -> None:
+    cut_off = Run([Stream(0.0, [1.0, 1.5, 2.5], finished=True), Stream(0.0)], seconds=20.0)
+    row = summarise("slow", LOAD, cut_off)
+    assert (row.finished, row.output_tokens, row.ttft_p50, row.ttft_p95) == (1, 3, 1.0, 20.0)
+    assert (row.gap_p50, row.gap_p95) == (0.5, 1.0)
+    report = "\n".join(serving_sections(Serving("a machine", {"torch": "1"}, [row])))
+    assert "| slow | 0.1 | ≥ 1000 / 20000 | 500 / 1000 | 2 |" in report
+
+
+def test_targets_are_told_where_both_sides_were_measured() -> None:
+    rows = [
+        summarise(server, LOAD, Run([Stream(0.0, [float(place) for place in range(tokens)])], 1.0))
+        for server, tokens in (("samovar int4", 50), ("llama.cpp Q4_1", 100))
+    ]
+    serving = Serving("a machine", {}, rows)
+    assert list(verdicts(serving)) == [
+        ["short, 1 client: samovar int4 at least 0.6 times llama.cpp Q4_1", "0.50 times", "**missed**"]
+    ]
+    assert throughput(serving, [LOAD.name]).count("<rect") == 1 + 2 + 2  # the paper, the bars, the legend
+
+
+@pytest.mark.parametrize("load", scenarios(quick=False), ids=lambda load: load.name)
+def test_prompts_differ_from_their_first_words_unless_they_share_them(load: Scenario) -> None:
+    prompts = load.prompts("measured")
+    assert len(set(prompts)) == load.clients == len(prompts)
+    beginnings = {prompt[:40] for prompt in prompts}
+    assert len(beginnings) == (1 if load.shared else load.clients)
+    assert not beginnings & {prompt[:40] for prompt in load.prompts("another time")}

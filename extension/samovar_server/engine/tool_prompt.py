@@ -10,6 +10,7 @@ from typing import Any
 
 from samovar_server.engine.text import render_chat
 from samovar_server.engine.tool_formats import ToolFormat, choose_format
+from samovar_server.errors import InvalidRequest
 
 # Hermes' words: https://github.com/NousResearch/Hermes-Function-Calling
 _INSTRUCTIONS = """\
@@ -42,13 +43,22 @@ def render(tokenizer: Any, messages: list[dict[str, Any]], tools: Sequence[dict[
     form = choose_format(template_of(tokenizer))
     if form.native:
         return render_chat(tokenizer, messages, list(tools) or None)
-    return render_chat(tokenizer, as_plain_messages(messages, tools, form))
+    plain = as_plain_messages(messages, form)
+    if not tools:
+        return render_chat(tokenizer, plain)
+    instructions = _INSTRUCTIONS.format(tools="\n".join(json.dumps(tool) for tool in tools))
+    if plain[0]["role"] == "system":
+        system = plain[0] | {"content": f"{plain[0]['content']}\n\n{instructions}"}
+        return render_chat(tokenizer, [system, *plain[1:]])
+    try:
+        return render_chat(tokenizer, [{"role": "system", "content": instructions}, *plain])
+    except InvalidRequest:  # some templates (Gemma 2's) have no system message
+        first = plain[0] | {"content": f"{instructions}\n\n{plain[0]['content']}"}
+        return render_chat(tokenizer, [first, *plain[1:]])
 
 
-def as_plain_messages(
-    messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]], form: ToolFormat
-) -> list[dict[str, Any]]:
-    """`messages` with `tools` in the system message, calls as text, results in the user's name."""
+def as_plain_messages(messages: Sequence[dict[str, Any]], form: ToolFormat) -> list[dict[str, Any]]:
+    """`messages` with calls as text, and their results in the user's name."""
     plain: list[dict[str, Any]] = []
     for message in messages:
         if message["role"] == "tool":
@@ -59,17 +69,7 @@ def as_plain_messages(
             plain.append({"role": "assistant", "content": content})
         else:
             plain.append(message)
-    return _with_instructions(plain, tools) if tools else plain
-
-
-def _with_instructions(
-    messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    instructions = _INSTRUCTIONS.format(tools="\n".join(json.dumps(tool) for tool in tools))
-    if messages[0]["role"] != "system":
-        return [{"role": "system", "content": instructions}, *messages]
-    system = messages[0] | {"content": f"{messages[0]['content']}\n\n{instructions}"}
-    return [system, *messages[1:]]
+    return plain
 
 
 def _calls(calls: Sequence[dict[str, Any]], form: ToolFormat) -> str:

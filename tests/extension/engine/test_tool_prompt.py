@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from samovar_server.engine.tool_prompt import render, template_of
+from samovar_server.errors import InvalidRequest
 from samovar_server.protocol.chat import Message
 from samovar_server.protocol.tools import FunctionDefinition, Tool
 from tests.extension.engine.tokenizers import CHAT_TEMPLATE, byte_level
@@ -70,6 +73,17 @@ def test_without_tools_nothing_is_added() -> None:
     shown = text(CHAT_TEMPLATE, plain, tools=False)
     assert shown == "<|im_start|>user\nWhen?<|im_end|>\n<|im_start|>assistant\n"
     assert text(CHAT_TEMPLATE, plain).startswith("<|im_start|>system\n# Tools\n")
+
+
+def test_a_template_without_a_system_message_gets_the_tools_from_the_user() -> None:
+    template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHAT_TEMPLATE
+    )
+    shown = text(template, messages({"role": "user", "content": "When?"}))
+    assert shown.startswith("<|im_start|>user\n# Tools\n")
+    assert "</tool_call>\n\nWhen?<|im_end|>" in shown
+    with pytest.raises(InvalidRequest, match="no system"):
+        text(template, messages({"role": "system", "content": "Be brief."}))
 
 
 def test_of_several_templates_the_one_for_tools_counts() -> None:

@@ -28,7 +28,7 @@ REQUIRED_MODULES = ("torch", "transformers")
 
 
 class TransformersBackend:
-    """Honours device, dtype and context_length; quantization must be "none".
+    """Honours device, dtype, quantization and context_length.
 
     `command` empty means this Python with samovar's engine. Up to `slots` requests of one model are
     decoded together, fewer where memory is short; up to `max_queue` more wait.
@@ -60,18 +60,32 @@ class TransformersBackend:
     def plan(self, model: ResolvedModel, options: LoadOptions, budgets: Mapping[str, int]) -> LoadPlan:
         """See Backend.plan. On a CPU `auto` is float32, on a GPU the checkpoint's half precision."""
         shape = read_shape(model.path)
-        device = choose_device(options.device, budgets, cuda=has_cuda_build())
+        quantization = "none" if options.quantization == "auto" else options.quantization
+        # int4 is for CPUs only, so with it `auto` means the CPU.
+        asked = "cpu" if quantization == "int4" and options.device == "auto" else options.device
+        device = choose_device(asked, budgets, cuda=has_cuda_build())
         dtype = choose_dtype(options.dtype, device, shape.dtype)
+        self._check_quantization(quantization, device, dtype)
         memory = fit_slots(
             shape,
-            weights_bytes(model.path, dtype),
+            weights_bytes(model.path, dtype, quantization),
+            loading=weights_bytes(model.path, dtype),
             device=device,
             dtype=dtype,
             context_length=choose_context(shape, options.context_length),
             slots=self._slots,
             budget=budgets[device],
         )
-        return LoadPlan(model, options, self.name, device, dtype, options.quantization, memory)
+        return LoadPlan(model, options, self.name, device, dtype, quantization, memory)
+
+    def _check_quantization(self, quantization: str, device: str, dtype: str) -> None:
+        check_quantization(quantization, device, dtype)
+        needs_library = quantization == "nf4" or (quantization == "int8" and device != "cpu")
+        if needs_library and self._is_own and find_spec("bitsandbytes") is None:
+            raise BackendUnavailable(
+                f"quantization: {quantization} on {device} needs bitsandbytes, which is not installed. "
+                "Run: pip install bitsandbytes, then restart the server."
+            )
 
     def spec(self, plan: LoadPlan, secret: str) -> WorkerSpec:
         """See Backend.spec."""
@@ -117,10 +131,29 @@ def choose_dtype(asked: str, device: str, stored: str | None) -> str:
     return stored if stored in ("bfloat16", "float16") else "bfloat16"
 
 
+def check_quantization(quantization: str, device: str, dtype: str) -> None:
+    """InvalidRequest for a quantization that does not go with the device or the dtype."""
+    if quantization == "none":
+        return
+    if device != "cpu" and quantization == "int4":
+        raise InvalidRequest(
+            f"quantization: int4 runs on the CPU only (device is {device}). "
+            "Choose nf4 or int8, or device cpu.",
+            param="quantization",
+        )
+    if device == "cpu" and dtype != "float32":
+        raise InvalidRequest(
+            f"quantization: {quantization} on a CPU computes in float32 (dtype is {dtype}). "
+            "Leave dtype out, or choose quantization none.",
+            param="quantization",
+        )
+
+
 def fit_slots(
     shape: ModelShape,
     weights: int,
     *,
+    loading: int = 0,
     device: str,
     dtype: str,
     context_length: int | None,
@@ -130,7 +163,13 @@ def fit_slots(
     """The estimate with as many slots as fit into `budget`, halving from `slots`; at least one."""
     while True:
         memory = estimate(
-            shape, weights, device=device, dtype=dtype, context_length=context_length, slots=slots
+            shape,
+            weights,
+            device=device,
+            dtype=dtype,
+            context_length=context_length,
+            slots=slots,
+            loading=loading,
         )
         if memory.total_bytes <= budget or slots == 1:
             return memory

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from samovar_server.engine.linear import can_pack, pack_linears
+from samovar_server.engine.quantize import prepare_linears
 from samovar_server.errors import LoadFailed
 from samovar_server.loader.spec import WorkerSpec
 
@@ -75,8 +75,7 @@ class Embedder:
             local_files_only=True,
         )
         model = model.eval().requires_grad_(False).to(spec.device)
-        if model.device.type == "cpu" and can_pack():
-            pack_linears(model)
+        prepare_linears(model, spec.quantization, model.device)
         return cls(
             model=model,
             tokenizer=AutoTokenizer.from_pretrained(path, local_files_only=True),

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from samovar_server.engine.linear import PackedLinear, rows_agree
+from samovar_server.engine.linear import RowLinear, rows_agree
 
 LOOKUPS = (nn.Embedding,)
 """Modules whose weights are matrices but only looked up."""
@@ -21,10 +21,10 @@ def why_not_exact(model: Any) -> str | None:
     """None when the promise holds; else the reason, to follow "because" in a sentence."""
     if model.device.type != "cpu":
         return f"on {model.device} the order of additions depends on how many requests run together"
-    shapes: set[tuple[int, int]] = set()
+    shapes: set[tuple[type, int, int]] = set()
     for name, module in model.named_modules():
-        if isinstance(module, PackedLinear):
-            shape = (module.in_features, module.out_features)
+        if isinstance(module, RowLinear):
+            shape = (type(module), module.in_features, module.out_features)
             if shape not in shapes and not rows_agree(module, module.in_features, model.dtype):
                 return f"this processor's kernels for {name} depend on how many requests run together"
             shapes.add(shape)

@@ -44,7 +44,7 @@ class RowLinear(nn.Module):
         raise NotImplementedError
 
 
-Factory = Callable[[nn.Linear], RowLinear]
+Factory = Callable[[nn.Linear], nn.Module]
 
 
 class PackedLinear(RowLinear):
@@ -87,7 +87,7 @@ class _Shelf:
 
     __slots__ = ("_input", "_parts", "_sizes", "_whole")
 
-    def __init__(self, whole: RowLinear, sizes: list[int]) -> None:
+    def __init__(self, whole: nn.Module, sizes: list[int]) -> None:
         self._whole = whole
         self._sizes = sizes
         self._input: Tensor | None = None

@@ -15,8 +15,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCa
 from transformers.utils import logging as transformers_logging
 
 from samovar_server.engine import attention, selfcheck
-from samovar_server.engine.layers import to_linears
-from samovar_server.engine.linear import can_pack, pack_linears
+from samovar_server.engine.quantize import prepare_linears
 from samovar_server.errors import LoadFailed
 from samovar_server.loader.spec import WorkerSpec
 
@@ -57,11 +56,14 @@ def load(spec: WorkerSpec, report: Report) -> LoadedWeights:
     obstacle = _obstacle(config)
     if obstacle is None:
         model = _load_weights(spec, config, report, attention.NAME)
-        if model.device.type == "cpu" and can_pack():
-            to_linears(model)
-            pack_linears(model)
+        prepare_linears(model, spec.quantization, model.device)
         obstacle = selfcheck.disagreement(model, context_length)
     if obstacle is not None:
+        if spec.quantization != "none":
+            raise LoadFailed(
+                f"{spec.model_name} runs by transformers' own means, as {obstacle}. That is not done with "
+                f'quantised weights here. Load it with quantization "none" (asked: {spec.quantization}).'
+            )
         log.warning(
             "%s runs one request at a time, by transformers' own means, as %s", spec.model_name, obstacle
         )

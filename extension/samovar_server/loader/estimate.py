@@ -17,6 +17,11 @@ from samovar_server.errors import InvalidRequest, LoadFailed
 
 DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 
+LINEAR_BITS: Mapping[str, float] = {"int8": 8, "int4": 4 + 32 / 32, "nf4": 4 + 32 / 64}
+"""Bits that a weight of a linear layer takes, with its share of the scales, by quantization."""
+LOOKUP_NAMES = ("embed", "wte", "wpe")
+"""Parts of the names of matrices that are looked up in, not multiplied with: they are not quantised."""
+
 MIB = 1024 * 1024
 PROCESS_BYTES: Mapping[str, int] = {"cpu": 512 * MIB, "cuda": 1024 * MIB}
 """Python with torch and transformers, or a CUDA context with its kernels; and room for activations."""
@@ -52,12 +57,17 @@ class MemoryEstimate:
     context_length: int | None
     slots: int
     overhead_bytes: int
+    loading_bytes: int = 0
+    """Of the weights as they are read, before they are quantised."""
 
     @property
     def total_bytes(self) -> int:
-        """The whole: weights, keys and values of all slots at full length, overhead."""
+        """The whole: weights, keys and values of all slots at full length, overhead.
+
+        If the weights take more than that while they are loaded, it is they that count.
+        """
         kv = self.kv_bytes_per_token * (self.context_length or 0) * self.slots
-        return self.weights_bytes + kv + self.overhead_bytes
+        return max(self.weights_bytes + kv, self.loading_bytes) + self.overhead_bytes
 
 
 def read_shape(folder: Path) -> ModelShape:
@@ -80,8 +90,8 @@ def read_shape(folder: Path) -> ModelShape:
     )
 
 
-def weights_bytes(folder: Path, dtype: str) -> int:
-    """Bytes of the model's weights once they are loaded as `dtype`.
+def weights_bytes(folder: Path, dtype: str, quantization: str = "none") -> int:
+    """Bytes of the model's weights once they are loaded as `dtype` and then quantised.
 
     LoadFailed when there are no safetensors files, or one is damaged.
     """
@@ -91,13 +101,24 @@ def weights_bytes(folder: Path, dtype: str) -> int:
             f"{folder.name} has no safetensors files. Other weights (pickles) are not loaded, as they "
             "can run code; convert the model to safetensors first."
         )
-    return sum(_tensor_bytes(*tensor, dtype) for file in files for tensor in _tensors(file))
+    tensors = [tensor for file in files for tensor in _tensors(file)]
+    return sum(_tensor_bytes(*tensor, dtype, quantization) for tensor in tensors)
 
 
 def estimate(
-    shape: ModelShape, weights: int, *, device: str, dtype: str, context_length: int | None, slots: int
+    shape: ModelShape,
+    weights: int,
+    *,
+    device: str,
+    dtype: str,
+    context_length: int | None,
+    slots: int,
+    loading: int = 0,
 ) -> MemoryEstimate:
-    """The memory of a load with `slots` requests at once, each of up to `context_length` tokens."""
+    """The memory of a load with `slots` requests at once, each of up to `context_length` tokens.
+
+    `weights` are the bytes to stay, `loading` those that the weights take meanwhile.
+    """
     logits = slots * shape.vocabulary * DTYPE_BYTES["float32"]
     return MemoryEstimate(
         weights_bytes=weights,
@@ -105,6 +126,7 @@ def estimate(
         context_length=context_length,
         slots=slots,
         overhead_bytes=PROCESS_BYTES[device.partition(":")[0]] + logits,
+        loading_bytes=loading,
     )
 
 
@@ -156,8 +178,8 @@ def _count(config: Mapping[str, Any], *names: str) -> int:
     return 0
 
 
-def _tensors(file: Path) -> list[tuple[str, list[int]]]:
-    """(dtype, shape) of each tensor in a safetensors file."""
+def _tensors(file: Path) -> list[tuple[str, str, list[int]]]:
+    """(name, dtype, shape) of each tensor in a safetensors file."""
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
@@ -165,7 +187,7 @@ def _tensors(file: Path) -> list[tuple[str, list[int]]]:
                 raise ValueError(f"a header of {length} bytes")
             header = json.loads(stream.read(length))
         return [
-            (str(entry["dtype"]), [int(size) for size in entry["shape"]])
+            (name, str(entry["dtype"]), [int(size) for size in entry["shape"]])
             for name, entry in header.items()
             if name != "__metadata__"
         ]
@@ -173,6 +195,12 @@ def _tensors(file: Path) -> list[tuple[str, list[int]]]:
         raise _damaged(file, error) from None
 
 
-def _tensor_bytes(stored: str, shape: list[int], dtype: str) -> int:
+def _tensor_bytes(name: str, stored: str, shape: list[int], dtype: str, quantization: str) -> int:
+    if quantization in LINEAR_BITS and stored in _FLOATS and len(shape) > 1 and not _is_lookup(name):
+        return math.ceil(math.prod(shape) * LINEAR_BITS[quantization] / 8)
     bits = DTYPE_BYTES[dtype] * 8 if stored in _FLOATS else _ITEM_BITS.get(stored, 32)
     return math.ceil(math.prod(shape) * bits / 8)
+
+
+def _is_lookup(name: str) -> bool:
+    return any(part in name for part in LOOKUP_NAMES)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 Backend = Literal["auto", "transformers"]
-Quantization = Literal["none"]
+Quantization = Literal["auto", "none", "int8", "int4", "nf4"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 LoadPhase = Literal["queued", "starting", "importing", "weights", "warmup", "ready"]
 """In the order in which a load goes through them."""
 
 BACKENDS: tuple[Backend, ...] = ("auto", "transformers")
-QUANTIZATIONS: tuple[Quantization, ...] = ("none",)
+QUANTIZATIONS: tuple[Quantization, ...] = ("auto", "none", "int8", "int4", "nf4")
 DTYPES: tuple[Dtype, ...] = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -22,13 +22,13 @@ class LoadOptions:
     """How a model is held in memory. Two loads with equal model and options share one copy.
 
     `device` is "auto", "cpu", "cuda" or "cuda:N"; `context_length` is in tokens, None meaning the
-    model's own window.
+    model's own window. `quantization` is how the weights of linear layers are held; "auto" is none.
     """
 
     backend: Backend = "auto"
     device: str = "auto"
     dtype: Dtype = "auto"
-    quantization: Quantization = "none"
+    quantization: Quantization = "auto"
     context_length: int | None = None
 
 

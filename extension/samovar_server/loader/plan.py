@@ -44,6 +44,6 @@ class LoadPlan:
             options.backend in ("auto", self.backend)
             and options.device in ("auto", self.device, self.device.partition(":")[0])
             and options.dtype in ("auto", self.dtype)
-            and options.quantization == self.quantization
+            and options.quantization in ("auto", self.quantization)
             and options.context_length in (None, self.memory.context_length)
         )

@@ -45,7 +45,7 @@ class LoadFields(BaseModel):
     backend: Backend = "auto"
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")] = "auto"
     dtype: Dtype = "auto"
-    quantization: Quantization = "none"
+    quantization: Quantization = "auto"
     context_length: Annotated[int, Field(ge=1)] | None = None
     ttl: Annotated[Finite, Field(ge=0)] | None = None
 

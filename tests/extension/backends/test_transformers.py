@@ -12,6 +12,7 @@ from samovar_server.backends.base import Backend
 from samovar_server.backends.transformers import (
     ENGINE_COMMAND,
     TransformersBackend,
+    check_quantization,
     choose_device,
     choose_dtype,
     fit_slots,
@@ -19,7 +20,7 @@ from samovar_server.backends.transformers import (
 from samovar_server.errors import BackendUnavailable, InvalidRequest
 from samovar_server.inventory.references import ResolvedModel
 from samovar_server.loader.estimate import ModelShape
-from samovar_server.loader.options import LoadOptions
+from samovar_server.loader.options import LoadOptions, Quantization
 from tests.fakes.models import write_model
 
 GPUS = {"cpu": 10, "cuda:0": 5, "cuda:1": 9}
@@ -111,6 +112,62 @@ def test_what_is_asked_for_is_in_the_plan_and_in_the_estimate(tmp_path: Path) ->
     assert plan.memory.total_bytes < auto.memory.total_bytes
 
 
+@pytest.mark.parametrize(
+    ("quantization", "device", "dtype", "has"),
+    [
+        ("int4", "cuda:0", "bfloat16", "int4 runs on the CPU only (device is cuda:0)"),
+        ("int4", "cpu", "float16", "int4 on a CPU computes in float32 (dtype is float16)"),
+        ("int8", "cpu", "bfloat16", "int8 on a CPU computes in float32"),
+        ("nf4", "cpu", "bfloat16", "nf4 on a CPU computes in float32"),
+    ],
+)
+def test_a_quantization_that_does_not_go_with_the_rest(
+    quantization: str, device: str, dtype: str, has: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        check_quantization(quantization, device, dtype)
+    assert caught.value.param == "quantization"
+    assert has in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("quantization", "device", "dtype"),
+    [
+        ("none", "cpu", "float16"),
+        ("int4", "cpu", "float32"),
+        ("int8", "cuda:0", "float16"),
+        ("nf4", "cuda:1", "bfloat16"),
+    ],
+)
+def test_quantizations_that_go_with_the_rest(quantization: str, device: str, dtype: str) -> None:
+    check_quantization(quantization, device, dtype)
+
+
+def test_int4_takes_the_cpu_and_is_used_by_who_asks_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend_module, "has_cuda_build", lambda: True)
+    budgets = {"cpu": 10**12, "cuda:0": 10**12}
+    plan = TransformersBackend(slots=2, max_queue=5).plan(
+        model(tmp_path), LoadOptions(quantization="int4"), budgets
+    )
+    assert (plan.device, plan.dtype, plan.quantization) == ("cpu", "float32", "int4")
+    assert plan.satisfies(LoadOptions())
+    assert not plan.satisfies(LoadOptions(quantization="none"))
+
+
+@pytest.mark.parametrize(("quantization", "device"), [("nf4", "cpu"), ("int8", "cuda:0")])
+def test_a_quantization_whose_library_is_missing(
+    quantization: Quantization, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend_module, "has_cuda_build", lambda: True)
+    monkeypatch.setattr(backend_module, "find_spec", lambda name: None)
+    backend = TransformersBackend(slots=2, max_queue=5)
+    asked = LoadOptions(quantization=quantization, device=device)
+    with pytest.raises(BackendUnavailable, match="pip install bitsandbytes"):
+        backend.plan(model(tmp_path), asked, {"cpu": 10**12, "cuda:0": 10**12})
+
+
 def test_missing_libraries_are_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend_module, "find_spec", lambda name: None)
     with pytest.raises(BackendUnavailable, match=r"torch and transformers .* pip install 'samovar\[local\]'"):
@@ -128,7 +185,7 @@ import sys
 from pathlib import Path
 from samovar_server.backends.transformers import TransformersBackend
 from samovar_server.inventory.references import ResolvedModel
-from samovar_server.loader.options import LoadOptions
+from samovar_server.loader.options import LoadOptions, Quantization
 backend = TransformersBackend(slots=1, max_queue=1)
 model = ResolvedModel("m", "m", Path({str(model(tmp_path).path)!r}), "folder", None)
 backend.plan(model, LoadOptions(), {{"cpu": 10**12}})

@@ -55,6 +55,13 @@ def test_weights_are_counted_in_the_dtype_they_are_loaded_in(tmp_path: Path) -> 
     assert weights_bytes(model, "bfloat16") == 1001 * 64 * 2
 
 
+@pytest.mark.parametrize(("quantization", "bits"), [("none", 32), ("int8", 8), ("int4", 5), ("nf4", 4.5)])
+def test_linear_layers_are_counted_as_quantised(tmp_path: Path, quantization: str, bits: float) -> None:
+    tensors = {"model.embed_tokens.weight": ("BF16", [10, 64]), "q_proj.weight": ("BF16", [64, 64])}
+    (tmp_path / "model.safetensors").write_bytes(safetensors(tensors | {"q_proj.bias": ("BF16", [64])}))
+    assert weights_bytes(tmp_path, "float32", quantization) == (10 * 64 + 64) * 4 + 64 * 64 * bits / 8
+
+
 def test_weights_that_are_no_floats_stay_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(safetensors({"a": ("I8", [10]), "b": ("F16", [10])}))
     assert weights_bytes(tmp_path, "float32") == 10 + 40
@@ -99,6 +106,18 @@ def test_the_estimate_is_weights_keys_values_and_overhead() -> None:
     assert memory.kv_bytes_per_token == 2 * 30 * 192 * 4
     assert memory.overhead_bytes == 512 * MIB + 16 * 49152 * 4
     assert memory.total_bytes == 538_060_416 + 46_080 * 8192 * 16 + memory.overhead_bytes
+
+
+def test_weights_count_as_they_are_loaded_where_that_is_more() -> None:
+    def total(context_length: int) -> int:
+        return estimate(
+            SMOLLM2_135M, 10**8, device="cpu", dtype="float32", context_length=context_length, slots=1,
+            loading=5 * 10**8,
+        ).total_bytes  # fmt: skip
+
+    overhead = 512 * MIB + 49152 * 4
+    assert total(100) == 5 * 10**8 + overhead
+    assert total(100_000) == 10**8 + 46_080 * 100_000 + overhead
 
 
 @pytest.mark.parametrize(("asked", "expected"), [(None, 8192), (100, 100), (8192, 8192)])

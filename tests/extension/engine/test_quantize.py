@@ -1,0 +1,186 @@
+"""Quantised linear layers: how near they are, that rows keep their bits, and which layer gets which."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from samovar_server.engine.exactness import why_not_exact
+from samovar_server.engine.linear import FusedPart, PackedLinear, RowLinear, can_pack, rows_agree
+from samovar_server.engine.loading import load
+from samovar_server.engine.quantize import (
+    GROUP,
+    Int4Linear,
+    Int8Linear,
+    dequantize_groups,
+    prepare_linears,
+    quantize_groups,
+)
+from samovar_server.engine.runner import Runner
+from samovar_server.loader.spec import WorkerSpec
+
+CPU = torch.device("cpu")
+SHAPES = [(576, 960, False), (1536, 576, True), (100, 30, True)]
+needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="no bitsandbytes here")
+
+
+class Model(nn.Module):
+    """Two projections that are siblings, one that is not, and a head."""
+
+    device = CPU
+    dtype = torch.float32
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(96, 64)
+        self.gate_proj = nn.Linear(64, 128, bias=False)
+        self.up_proj = nn.Linear(64, 128, bias=False)
+        self.down_proj = nn.Linear(128, 64)
+        self.head = nn.Linear(64, 96, bias=False)
+        self.head.weight = self.embed.weight
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.head
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        logits: Tensor = self.head(x + self.down_proj(self.gate_proj(x).sigmoid() * self.up_proj(x)))
+        return logits
+
+
+def relative_error(mine: Tensor, theirs: Tensor) -> float:
+    return ((mine - theirs).norm() / theirs.norm()).item()
+
+
+@pytest.mark.parametrize(("features", "outputs", "bias"), SHAPES)
+@pytest.mark.parametrize(("kind", "error"), [(Int8Linear, 0.01), (Int4Linear, 0.12)])
+def test_a_layer_is_near_and_its_rows_keep_their_bits(
+    kind: type[RowLinear], error: float, features: int, outputs: int, bias: bool
+) -> None:
+    linear = nn.Linear(features, outputs, bias=bias)
+    layer = kind(linear)
+    x = torch.randn(2, 5, features)
+    assert layer(x).shape == (2, 5, outputs)
+    assert relative_error(layer(x), linear(x)) < error
+    assert rows_agree(layer, features, torch.float32)
+
+
+@pytest.mark.parametrize("kind", [Int8Linear, Int4Linear])
+def test_rows_and_weights_of_zeros_give_zeros(kind: type[RowLinear]) -> None:
+    linear = nn.Linear(64, 32, bias=False)
+    with torch.no_grad():
+        linear.weight[:8] = 0
+    layer = kind(linear)
+    assert not layer(torch.zeros(3, 64)).any()
+    assert not layer(torch.randn(3, 64))[:, :8].any()
+
+
+@pytest.mark.parametrize("kind", [Int8Linear, Int4Linear])
+def test_one_large_input_does_not_drown_the_others(kind: type[RowLinear]) -> None:
+    linear = nn.Linear(64, 32, bias=False)
+    layer = kind(linear)
+    x = torch.randn(4, 64)
+    x[:, 3] = 300
+    quiet = torch.zeros(64, 64).fill_diagonal_(1)
+    quiet[3, 3] = 0
+    others = layer(x) - layer(x - x @ quiet)
+    assert relative_error(others, linear(x @ quiet)) < 0.35
+
+
+def test_weights_that_came_from_blocks_of_32_come_out_unchanged() -> None:
+    """As those of a Q4_1 GGUF: sixteen levels between a group's minimum and maximum."""
+    torch.manual_seed(0)
+    levels = torch.randint(0, 16, (32, 4, GROUP))
+    levels[..., 0], levels[..., 1] = 0, 15
+    step, low = torch.rand(32, 4, 1) * 0.01, -torch.rand(32, 4, 1) * 0.1
+    weight = (levels * step + low).flatten(1)
+    got, scales_and_zeros = quantize_groups(weight)
+    assert (got == levels.flatten(1)).float().mean() > 0.95
+    assert relative_error(dequantize_groups(got, scales_and_zeros), weight) < 0.006  # bfloat16's rounding
+
+
+def test_the_kernel_reads_what_was_stored() -> None:
+    linear = nn.Linear(64, 32, bias=False)
+    layer = Int4Linear(linear)
+    weight = dequantize_groups(*quantize_groups(linear.weight.detach()))
+    x = torch.randn(5, 64).bfloat16().float()
+    assert relative_error(layer(x), x @ weight.t()) < 0.004
+
+
+@pytest.mark.skipif(not can_pack(), reason="this torch has no oneDNN")
+@pytest.mark.parametrize(
+    ("quantization", "head"),
+    [
+        ("none", PackedLinear),
+        ("int8", Int8Linear),
+        ("int4", Int8Linear),
+        pytest.param("nf4", PackedLinear, marks=needs_bitsandbytes),
+    ],
+)
+def test_a_model_is_prepared(quantization: str, head: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = Model()
+    tokens = torch.arange(12).view(3, 4)
+    expected = model(tokens)
+    prepare_linears(model, quantization, CPU)
+    assert type(model.head) is head
+    assert isinstance(model.gate_proj, FusedPart)
+    assert relative_error(model(tokens), expected) < 0.05
+    assert why_not_exact(model) is None
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize(("features", "outputs", "bias"), SHAPES[:2])
+def test_the_layers_of_bitsandbytes(features: int, outputs: int, bias: bool) -> None:
+    from samovar_server.engine import bnb
+
+    linear = nn.Linear(features, outputs, bias=bias)
+    x = torch.randn(3, 2, features)
+    with torch.inference_mode():
+        assert relative_error(bnb.Nf4Linear(linear)(x), linear(x)) < 0.15
+        assert relative_error(bnb.int8_linear(linear)(x), linear(x)) < 0.02
+
+
+@needs_bitsandbytes
+def test_bitsandbytes_says_nothing_when_it_is_imported(capfd: pytest.CaptureFixture[str]) -> None:
+    from samovar_server.engine import bnb
+
+    bnb.Nf4Linear(nn.Linear(64, 64))
+    assert "kernels" not in capfd.readouterr().err
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_a_real_model_keeps_its_sense_and_its_bits(quantization: str, demo_model: Path) -> None:
+    def loaded(how: str) -> Any:
+        spec = WorkerSpec(str(demo_model), "demo", "cpu", "float32", how, None, 16, 16, "secret")
+        return load(spec, lambda fraction: None)
+
+    plain, small = loaded("none"), loaded(quantization)
+    assert small.in_slots
+    assert why_not_exact(small.model) is None
+    text = (Path(__file__).parents[2] / "data" / "alice.txt").read_text()
+    tokens = small.tokenizer(text).input_ids[:512]
+    theirs, mine = (perplexity(Runner(one.model, 16, 1024), tokens) for one in (plain, small))
+    assert mine < theirs * 1.08
+
+    alone, crowd = Runner(small.model, 16, 1024), Runner(small.model, 16, 1024)
+    first = alone.prefill(0, tokens[:40], 0)
+    for slot in range(16):
+        last = crowd.prefill(slot, tokens[: 40 if slot == 9 else 5 + slot], 0)
+        if slot == 9:
+            assert torch.equal(last, first)
+    positions = [40 if slot == 9 else 5 + slot for slot in range(16)]
+    lonely = alone.decode([0], [tokens[40]], [40])
+    among = crowd.decode(list(range(16)), [tokens[40]] * 16, positions)
+    assert torch.equal(among[9], lonely[0])
+
+
+def perplexity(runner: Runner, tokens: list[int]) -> float:
+    logits = runner.prefill(0, tokens, 0, every=True)
+    return torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(tokens[1:])).exp().item()

@@ -56,8 +56,12 @@ def load(spec: WorkerSpec, report: Report) -> LoadedWeights:
     obstacle = _obstacle(config)
     if obstacle is None:
         model = _load_weights(spec, config, report, attention.NAME)
-        prepare_linears(model, spec.quantization, model.device)
+        # The rounding of quantised layers would hide what the check looks for, so they come after it.
+        if spec.quantization == "none":
+            prepare_linears(model, "none", model.device)
         obstacle = selfcheck.disagreement(model, context_length)
+        if spec.quantization != "none":
+            prepare_linears(model, spec.quantization, model.device)
     if obstacle is not None:
         if spec.quantization != "none":
             raise LoadFailed(

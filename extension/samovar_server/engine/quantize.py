@@ -45,6 +45,14 @@ def prepare_linears(model: Any, quantization: str, device: torch.device) -> None
     output = model.get_output_embeddings()
     to_linears(model)
     replace_linears(model, lambda linear: (head if linear is output else body)(linear))
+    if device.type == "cpu":
+        _let_go_of_the_file(model)
+
+
+def _let_go_of_the_file(model: nn.Module) -> None:
+    """Copy what is left of the weights as they were read: one of them holds the whole file in memory."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
 
 
 def _as_it_is(linear: nn.Linear) -> nn.Linear:

@@ -49,7 +49,9 @@ def serving_sections(serving: Serving) -> Iterator[str]:
     yield f"![Output tokens per second]({PLOT})\n"
     yield (
         "Output tokens per second of all clients together; TTFT is the time to the first token, ITL the time "
-        "between tokens, in milliseconds, p50 / p95. All clients send their request at the same moment.\n"
+        "between tokens, in milliseconds, p50 / p95. All clients send their request at the same moment. "
+        "`transformers serve` cannot be told to go on after the end of a text, so some of its texts are shorter; "
+        "only tokens that came are counted. One run; on a virtual machine a tenth more or less says little.\n"
     )
     for scenario in serving.scenarios():
         rows = [row for row in serving.rows if row.scenario == scenario]
@@ -57,8 +59,8 @@ def serving_sections(serving: Serving) -> Iterator[str]:
         yield table(["server", "tok/s", "TTFT ms", "ITL ms", "tokens a request"], map(cells, rows))
     if any(row.finished < row.clients for row in serving.rows):
         yield (
-            "≥: not all requests were done when the time limit came. Tokens until then count, and a request "
-            "without a token yet counts with the limit as its TTFT, so that the true value is higher.\n"
+            "A load was cut off at the time limit, which shows where there are fewer tokens a request than asked "
+            "for. The tokens until then count. ≥: that many requests had no token by then.\n"
         )
     for name, reason in serving.skipped.items():
         yield f"Not measured: {name}, {reason}.\n"
@@ -108,14 +110,18 @@ def serving_sections(serving: Serving) -> Iterator[str]:
 
 
 def cells(row: Row) -> list[str]:
-    bound = "≥ " if row.finished < row.clients else ""
     return [
         row.server,
         f"{row.tokens_per_second:.1f}",
-        f"{bound}{ms(row.ttft_p50)} / {ms(row.ttft_p95)}",
+        f"{at_least(row.ttft_p50, row)} / {at_least(row.ttft_p95, row)}",
         f"{ms(row.gap_p50)} / {ms(row.gap_p95)}",
         f"{row.output_tokens / row.clients:.0f}",
     ]
+
+
+def at_least(first_token: float, row: Row) -> str:
+    """A time to first token; marked where it is that of a request which had none when time was up."""
+    return ("≥ " if row.finished < row.clients and first_token >= row.seconds else "") + ms(first_token)
 
 
 def first_token_section(starts: Sequence[FirstToken]) -> Iterator[str]:

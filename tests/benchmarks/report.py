@@ -50,8 +50,9 @@ def serving_sections(serving: Serving) -> Iterator[str]:
     yield (
         "Output tokens per second of all clients together; TTFT is the time to the first token, ITL the time "
         "between tokens, in milliseconds, p50 / p95. All clients send their request at the same moment. "
-        "`transformers serve` cannot be told to go on after the end of a text, so some of its texts are shorter; "
-        "only tokens that came are counted. One run; on a virtual machine a tenth more or less says little.\n"
+        "`transformers serve` cannot be told to go on after the end of a text, so some of its texts are "
+        "shorter; only tokens that came are counted. One run; on a virtual machine a tenth more or less "
+        "says little.\n"
     )
     for scenario in serving.scenarios():
         rows = [row for row in serving.rows if row.scenario == scenario]
@@ -59,8 +60,8 @@ def serving_sections(serving: Serving) -> Iterator[str]:
         yield table(["server", "tok/s", "TTFT ms", "ITL ms", "tokens a request"], map(cells, rows))
     if any(row.finished < row.clients for row in serving.rows):
         yield (
-            "A load was cut off at the time limit, which shows where there are fewer tokens a request than asked "
-            "for. The tokens until then count. ≥: that many requests had no token by then.\n"
+            "A load was cut off at the time limit, which shows where there are fewer tokens a request than "
+            "asked for. The tokens until then count. ≥: that many requests had no token by then.\n"
         )
     for name, reason in serving.skipped.items():
         yield f"Not measured: {name}, {reason}.\n"

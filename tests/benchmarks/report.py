@@ -50,9 +50,8 @@ def serving_sections(serving: Serving) -> Iterator[str]:
     yield (
         "Output tokens per second of all clients together; TTFT is the time to the first token, ITL the time "
         "between tokens, in milliseconds, p50 / p95. All clients send their request at the same moment. "
-        "`transformers serve` cannot be told to go on after the end of a text, so some of its texts are "
-        "shorter; only tokens that came are counted. One run; on a virtual machine a tenth more or less "
-        "says little.\n"
+        "`transformers serve` has no `ignore_eos`, so some of its texts end early; only tokens that came are "
+        "counted. One run; on a virtual machine a tenth more or less says little.\n"
     )
     for scenario in serving.scenarios():
         rows = [row for row in serving.rows if row.scenario == scenario]

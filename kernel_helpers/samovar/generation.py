@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from argparse import Namespace
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
@@ -47,6 +48,20 @@ class Request:
             "ttl": self.ttl,
         }
         return {name: value for name, value in chosen.items() if value is not None}
+
+
+def as_request(options: Namespace, messages: tuple[Message, ...]) -> Request:
+    """The request that the options of `%%generate` and `samovar run` describe."""
+    return Request(
+        messages=messages,
+        model=options.model,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.seed,
+        max_tokens=options.max_tokens,
+        stop=tuple(options.stop),
+        ttl=options.ttl,
+    )
 
 
 def as_messages(prompt: str, system: str | None = None) -> tuple[Message, ...]:

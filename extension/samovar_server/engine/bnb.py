@@ -48,7 +48,7 @@ def int8_linear(linear: nn.Linear) -> nn.Module:
         linear.out_features,
         linear.bias is not None,
         has_fp16_weights=False,
-        threshold=6.0,
+        threshold=THRESHOLD,
     )
     weight = linear.weight.detach()
     layer.weight = bnb.nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)

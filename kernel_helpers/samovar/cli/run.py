@@ -8,7 +8,7 @@ from contextlib import closing
 
 from samovar.display import LoadLine, TextScreen
 from samovar.errors import BadPrompt
-from samovar.generation import Request, Run, as_messages
+from samovar.generation import Run, as_messages, as_request
 from samovar.session import current_session
 
 
@@ -17,16 +17,7 @@ def run(options: Namespace) -> int:
     prompt = " ".join(options.prompt) or _standard_input()
     if not prompt.strip():
         raise BadPrompt('There is no prompt. Write: samovar run "Why is the sky blue?"')
-    request = Request(
-        messages=as_messages(prompt, options.system),
-        model=options.model,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        seed=options.seed,
-        max_tokens=options.max_tokens,
-        stop=tuple(options.stop),
-        ttl=options.ttl,
-    )
+    request = as_request(options, as_messages(prompt, options.system))
     generation = Run(current_session(), request)
     screen = TextScreen(LoadLine(options.model or "the model"))
     with closing(screen), closing(generation.pieces(screen.progress)) as pieces:

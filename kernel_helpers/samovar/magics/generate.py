@@ -172,19 +172,10 @@ def _check(options: Namespace) -> None:
 
 
 def _request(options: Namespace, conversation: Conversation, prompt: str) -> Request:
-    from samovar.generation import Request, as_messages
+    from samovar.generation import as_messages, as_request
 
     *system, question = as_messages(prompt, conversation.system)
-    return Request(
-        messages=(*system, *conversation.turns, question),
-        model=options.model,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        seed=options.seed,
-        max_tokens=options.max_tokens,
-        stop=tuple(options.stop),
-        ttl=options.ttl,
-    )
+    return as_request(options, (*system, *conversation.turns, question))
 
 
 GenerateMagics.generate.__doc__ = make_parser().format_help()

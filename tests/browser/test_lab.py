@@ -50,7 +50,8 @@ def test_tokens_arrive_one_by_one_and_the_square_stops_them(page: Page, lab: Jup
     page.keyboard.press("Shift+Enter")
     output = cells.nth(1).locator(".jp-OutputArea")
     lengths: set[int] = set()
-    while len(lengths) < 8:  # the text grows under the eyes of its reader
+    # The story grows under the eyes of its reader; what is shorter may still be the load's progress.
+    while len({length for length in lengths if length > 200}) < 8:
         lengths.add(len(output.inner_text()))
         page.wait_for_timeout(20)
     page.locator('[data-command="notebook:interrupt-kernel"], [title^="Interrupt the kernel"]').first.click()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -58,3 +58,103 @@ class LoadProgress(_Record):
     fraction: float
     bytes_done: int = 0
     bytes_total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FileProgress(_Record):
+    """How many bytes of one file of a download are here."""
+
+    path: str
+    bytes_done: int = 0
+    bytes_total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Download(_Record):
+    """A download, whatever has become of it. `status`: pending, downloading, completed, failed, cancelled.
+
+    Times are Unix seconds; `eta_seconds` is None while nothing can be said. `path` is where the model
+    lies once it is complete.
+    """
+
+    job_id: str
+    status: str
+    url: str
+    revision: str | None = None
+    destination: str | None = None
+    created_at: float = 0.0
+    started_at: float | None = None
+    completed_at: float | None = None
+    duration_seconds: float | None = None
+    bytes_total: int = 0
+    bytes_done: int = 0
+    bytes_per_second: float = 0.0
+    eta_seconds: float | None = None
+    files_total: int = 0
+    files_downloaded: int = 0
+    current_file: str | None = None
+    files: Sequence[FileProgress] = ()
+    path: str | None = None
+    message: str = ""
+    error: str | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come of it by itself."""
+        return self.status in {"completed", "failed", "cancelled"}
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Self:
+        """The record in `told`, with that of each file."""
+        files = tuple(FileProgress.from_json(file) for file in told.get("files", ()))
+        return super(Download, cls).from_json({**told, "files": files})
+
+
+@dataclass(frozen=True, slots=True)
+class RepoCheck(_Record):
+    """What a download would bring. `status` is ok, or the code of what stands in the way; see `message`."""
+
+    status: str
+    repo_id: str
+    revision: str | None = None
+    gated: bool | None = None
+    total_files: int = 0
+    matched_files: int = 0
+    total_bytes: int = 0
+    sample_files: Sequence[str] = ()
+    quantizations: Sequence[str] = ()
+    free_disk_bytes: int = 0
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel(_Record):
+    """A model on the server's disk. `model_type`: transformers, gguf, unknown. `last_used`: Unix seconds."""
+
+    model_name: str
+    model_path: str
+    total_size_bytes: int = 0
+    file_count: int = 0
+    model_type: str = "unknown"
+    recommended_backend: str | None = None
+    revision: str | None = None
+    complete: bool = True
+    source: str = ""
+    last_used: float | None = None
+    files: Sequence[Mapping[str, Any]] = ()
+    config_metadata: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundModel(_Record):
+    """A model on the Hugging Face Hub. Sizes are bytes of weights, None where the Hub does not say."""
+
+    id: str
+    size_bytes: int | None = None
+    parameters: int | None = None
+    fits: bool | None = None
+    downloads: int | None = None
+    likes: int | None = None
+    gated: bool = False
+    model_type: str = "unknown"
+    on_disk: bool = False

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
 from samovar.connect import Server, find_server, transport_for
 from samovar.errors import ConnectionLost, NoServer, ServerError
-from samovar.records import LoadedModel, LoadProgress, Model
+from samovar.records import (
+    Download,
+    FoundModel,
+    LoadedModel,
+    LoadProgress,
+    Model,
+    RepoCheck,
+    StoredModel,
+)
 from samovar.stream import Comment, Data, parse_events
 
 CONNECT_SECONDS = 10.0
@@ -83,6 +92,73 @@ class Session:
         """Free the memory of every model."""
         answer = self._call("POST", "/models/unload-all", {"mode": "now" if now else "drain"})
         return [LoadedModel.from_json(told) for told in answer["unloaded_models"]]
+
+    def download(
+        self,
+        url: str,
+        *,
+        revision: str | None = None,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        quantization: str | None = None,
+        destination: str | None = None,
+    ) -> Download:
+        """Begin to bring a model to the server's disk, or join the equal download that runs.
+
+        `url` is a repo of the Hugging Face Hub, its page's address, or an alias; `include` and `exclude` are
+        globs; `quantization` picks a GGUF file by its tag, such as Q4_K_M. Answers at once.
+        """
+        return Download.from_json(
+            self._call(
+                "POST",
+                "/models/download",
+                _wanted(url, revision, include, exclude, quantization)
+                | _without_none({"destination": destination}),
+            )
+        )
+
+    def downloads(self) -> list[Download]:
+        """All downloads, the latest first."""
+        return [Download.from_json(told) for told in self._call("GET", "/models/download")["downloads"]]
+
+    def find_download(self, job_id: str) -> Download:
+        """How far one download is."""
+        return Download.from_json(self._call("GET", f"/models/download/{quote(job_id, safe='')}"))
+
+    def cancel_download(self, job_id: str) -> Download:
+        """Stop a download; what has come stays, for a later one to go on from."""
+        return Download.from_json(self._call("DELETE", f"/models/download/{quote(job_id, safe='')}"))
+
+    def resume_download(self, job_id: str) -> Download:
+        """Go on with a download that was cancelled or has failed."""
+        return Download.from_json(self._call("POST", f"/models/download/{quote(job_id, safe='')}/resume"))
+
+    def verify_repo(
+        self,
+        url: str,
+        *,
+        revision: str | None = None,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        quantization: str | None = None,
+    ) -> RepoCheck:
+        """What `download` would bring, or what stands in its way; nothing is fetched."""
+        body = _wanted(url, revision, include, exclude, quantization)
+        return RepoCheck.from_json(self._call("POST", "/models/verify-repo", body))
+
+    def inventory(self) -> list[StoredModel]:
+        """The models on the server's disk, incomplete ones included."""
+        return [StoredModel.from_json(told) for told in self._call("GET", "/models/inventory")["models"]]
+
+    def search(self, text: str, *, limit: int = 20) -> list[FoundModel]:
+        """Models of the Hugging Face Hub whose names contain `text`."""
+        told = self._call("GET", f"/models/search?q={quote(text, safe='')}&limit={limit}")
+        return [FoundModel.from_json(found) for found in told["models"]]
+
+    def delete(self, model: str) -> int:
+        """Take a model (`org/name`, or one revision of it: `org/name@revision`) off the disk; bytes freed."""
+        freed: int = self._call("DELETE", f"/models/{quote(model)}")["freed_bytes"]
+        return freed
 
     def stream(self, path: str, body: Mapping[str, Any]) -> Generator[dict[str, Any] | Comment]:
         """POST `body` and yield the events of the answer as they come, without `[DONE]`.
@@ -166,3 +242,14 @@ def _server_error(told: Mapping[str, Any], *, status: int | None) -> ServerError
 
 def _without_none(wishes: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in wishes.items() if value is not None}
+
+
+def _wanted(
+    url: str,
+    revision: str | None,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    quantization: str | None,
+) -> dict[str, Any]:
+    lists = {"include": list(include) or None, "exclude": list(exclude) or None}
+    return _without_none({"url": url, "revision": revision, "quantization": quantization, **lists})

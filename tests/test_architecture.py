@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "samovar_server.cache.lease",
         "samovar_server.cache.records",
         "samovar_server.errors",
+        "samovar_server.events",
         "samovar_server.loader.options",
         "samovar_server.protocol",
         "samovar_server.relay",
@@ -35,6 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # the machine room, from the bottom up
     "samovar_server.errors": set(),
     "samovar_server.discovery": set(),
+    "samovar_server.events": set(),
     "samovar_server.inventory": {"samovar_server.errors"},
     "samovar_server.protocol": {"samovar_server.errors", "samovar_server.loader.options"},
     "samovar_server.loader": {
@@ -48,6 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "samovar_server.backends",
         "samovar_server.cache",
         "samovar_server.errors",
+        "samovar_server.events",
         "samovar_server.inventory",
         "samovar_server.loader",
     },

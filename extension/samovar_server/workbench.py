@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from samovar_server.cache.clock import SystemClock
 from samovar_server.cache.entry import Entry
 from samovar_server.cache.lease import Lease
 from samovar_server.cache.manager import Mode, ModelCache
-from samovar_server.cache.records import CacheStats, LoadedModel, WorkerAddress
+from samovar_server.cache.records import CacheStats, LoadedModel, ModelChange, QueueLength, WorkerAddress
 from samovar_server.errors import BackendUnavailable, ModelNotFound
+from samovar_server.events import EventBus
 from samovar_server.inventory.references import ResolvedModel, list_models, resolve
 from samovar_server.loader.devices import NvidiaGpus
 from samovar_server.loader.loader import Loader
@@ -118,6 +120,8 @@ class Workbench(LoggingConfigurable):
         self._loader = Loader(
             self._backend, self.log, load_timeout=self.load_timeout, spare=self.spare_worker
         )
+        self.events = EventBus(first_id=time.time_ns() // 10**6)
+        """What happens, for GET /v1/events."""
         self._machine = Machine(NvidiaGpus.detect(), self.cpu_memory_budget)
         self._cache = ModelCache(
             self._loader.launch,
@@ -125,6 +129,7 @@ class Workbench(LoggingConfigurable):
             clock=SystemClock(),
             log=self.log,
             default_ttl=self.default_ttl,
+            tell=self._tell,
         )
 
     @default("model_folders")
@@ -144,6 +149,11 @@ class Workbench(LoggingConfigurable):
         """End all worker processes, the spare included, and wait until they are gone."""
         await self._loader.stop()
         await self._cache.close()
+        self.events.close()
+
+    def _tell(self, change: ModelChange | QueueLength) -> None:
+        kind = "model" if isinstance(change, ModelChange) else "queue"
+        self.events.publish(kind, asdict(change))
 
     async def models(self) -> list[ModelCard]:
         """The models on disk, whether in memory or not. Reads the disk, so it may take a while."""

@@ -9,6 +9,7 @@ from samovar_handlers.base import SamovarHandler
 from samovar_handlers.chat import ChatCompletionsHandler
 from samovar_handlers.completions import CompletionsHandler
 from samovar_handlers.embeddings import EmbeddingsHandler
+from samovar_handlers.events import EventsHandler
 from samovar_handlers.models import (
     LoadedHandler,
     LoadHandler,
@@ -29,6 +30,7 @@ ROUTES: list[tuple[str, type[SamovarHandler]]] = [
     ("/v1/embeddings", EmbeddingsHandler),
     ("/v1/tokenize", TokenizeHandler),
     ("/v1/detokenize", DetokenizeHandler),
+    ("/v1/events", EventsHandler),
     ("/v1/models", ModelsHandler),
     ("/v1/models/load", LoadHandler),
     ("/v1/models/loaded", LoadedHandler),

@@ -28,6 +28,13 @@ KEEP_ALIVE_SECONDS = 5.0
 DONE = b"data: [DONE]\n\n"
 
 
+def open_stream(handler: SamovarHandler) -> None:
+    """Set the headers of a stream of events; to be called before the first byte."""
+    handler.set_header("Content-Type", "text/event-stream")
+    handler.set_header("Cache-Control", "no-cache")
+    handler.set_header("X-Accel-Buffering", "no")  # nginx would hold events back
+
+
 def event(payload: bytes) -> bytes:
     """`payload` as one event."""
     return b"".join(b"data: " + line + b"\n" for line in payload.splitlines()) + b"\n"
@@ -106,9 +113,7 @@ class EventStream:
     async def send(self, events: bytes) -> None:
         """Send whole events; returns when the client keeps up."""
         if self._sent_at is None:
-            self._handler.set_header("Content-Type", "text/event-stream")
-            self._handler.set_header("Cache-Control", "no-cache")
-            self._handler.set_header("X-Accel-Buffering", "no")  # nginx would hold events back
+            open_stream(self._handler)
         self._sent_at = asyncio.get_running_loop().time()
         self._handler.write(events)
         await self._handler.flush()

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
 from samovar_server.cache.policy import Holding, Phase, expiry
-from samovar_server.cache.records import LoadedModel, State
+from samovar_server.cache.records import Change, LoadedModel, ModelChange, QueueLength, State
+from samovar_server.cache.telling import Telling
 from samovar_server.errors import ModelCrashed, SamovarError
+from samovar_server.loader.options import LoadProgress
 from samovar_server.loader.plan import LoadPlan
 from samovar_server.loader.progress import ProgressFeed
 from samovar_server.loader.spec import Ready
@@ -61,8 +63,20 @@ class Worker(Protocol):
 class Entry:
     """One load of one model. Only the cache changes it; all of it happens on the server's loop."""
 
-    def __init__(self, plan: LoadPlan, *, number: int, ttl: float, now: float, log: logging.Logger) -> None:
+    def __init__(
+        self,
+        plan: LoadPlan,
+        *,
+        number: int,
+        ttl: float,
+        now: Callable[[], float],
+        telling: Telling,
+        log: logging.Logger,
+    ) -> None:
+        """`now` tells the time in Unix seconds; all that changes is told to `telling`."""
         self.plan = plan
+        self._now = now
+        self._telling = telling
         self.number = number
         """Rises from load to load: the order in which room is promised."""
         self.references = {plan.model.reference}
@@ -75,7 +89,7 @@ class Entry:
         """Requests that will take a lease as soon as the load is done."""
         self.successors = 0
         """Requests that wait for this entry to go, to load the model anew."""
-        self.last_used = now
+        self.last_used = now()
         self.loaded_at: float | None = None
         self.worker: Worker | None = None
         self.load_task: asyncio.Task[Worker] | None = None
@@ -87,13 +101,16 @@ class Entry:
         """Whether the memory is taken; before that it is only promised."""
         self.doubt: asyncio.Event | None = None
         """Set as long as a broken connection may mean that the worker is about to end."""
-        self.progress = ProgressFeed(log)
+        self.reason: str | None = None
+        """Why it has to leave."""
+        self.progress = ProgressFeed(log, self._tell_progress)
         self.settled = asyncio.Event()
         """The load has ended, well or badly."""
         self.gone = asyncio.Event()
         """No process is left and the memory is free."""
         self._state: State = "starting"
         self._error: SamovarError | None = None
+        self.tell("starting")
 
     @property
     def state(self) -> State:
@@ -109,6 +126,15 @@ class Entry:
         if state == "stopped":
             self.gone.set()
         self.end_doubt()
+        self.tell(state)
+
+    def tell(self, change: Change, progress: LoadProgress | None = None) -> None:
+        """Tell of a change, with the reason if there is one."""
+        reason = self._error.message if self._state == "failed" and self._error else self.reason
+        self._telling.change(ModelChange(change, self.record(), reason, progress))
+
+    def _tell_progress(self, progress: LoadProgress) -> None:
+        self.tell("progress", progress)
 
     def end_doubt(self) -> None:
         """It is known now what a broken connection meant."""
@@ -125,6 +151,11 @@ class Entry:
         """Whether nobody uses the model or waits for its load."""
         return self.leases == 0 and self.waiters == 0
 
+    @property
+    def queue(self) -> tuple[int, int]:
+        """Requests that hold a lease, and those that wait for one."""
+        return self.leases, self.waiters + self.successors
+
     def failure(self) -> SamovarError:
         """Why a request that used or awaited this entry cannot go on; a fresh exception each time."""
         if self._error is None:
@@ -136,23 +167,42 @@ class Entry:
             self._error.message, param=self._error.param, retry_after=self._error.retry_after
         )
 
+    def take_lease(self) -> None:
+        """Count one request that uses the model."""
+        self.leases += 1
+        self._tell_queue()
+
+    def return_lease(self) -> None:
+        """Count one request less; the model's time to live begins when it was the last."""
+        self.leases -= 1
+        self.last_used = self._now()
+        self._tell_queue()
+
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Count one request that waits for the load."""
         self.waiters += 1
+        self._tell_queue()
         try:
             yield
         finally:
             self.waiters -= 1
+            self._tell_queue()
 
     @contextmanager
     def succeeding(self) -> Iterator[None]:
         """Count one request that waits for this entry to go."""
         self.successors += 1
+        self._tell_queue()
         try:
             yield
         finally:
             self.successors -= 1
+            self._tell_queue()
+
+    def _tell_queue(self) -> None:
+        running, waiting = self.queue
+        self._telling.queue(QueueLength(self.plan.cache_key, running, waiting))
 
     @property
     def expires_at(self) -> float | None:
@@ -187,7 +237,7 @@ class Entry:
             case _:
                 return None
 
-    def record(self, now: float) -> LoadedModel:
+    def record(self) -> LoadedModel:
         """A snapshot for /v1/models/loaded."""
         ready = self.worker.ready if self.worker is not None else None
         plan, expires_at = self.plan, self.expires_at
@@ -202,13 +252,13 @@ class Entry:
             state=self._state,
             memory_bytes=self.memory_bytes,
             in_flight=self.leases,
-            queued=self.waiters + self.successors,
+            queued=self.queue[1],
             pinned=self.pinned,
             loaded_at=self.loaded_at,
             last_used=self.last_used,
             expires_at=expires_at,
             ttl=self.ttl,
-            ttl_remaining=None if expires_at is None else max(expires_at - now, 0.0),
+            ttl_remaining=None if expires_at is None else max(expires_at - self._now(), 0.0),
             context_length=ready.context_length if ready else plan.memory.context_length,
             load_seconds=dict(ready.load_seconds) if ready else {},
             error=self._error.message if self._error is not None and self._state == "failed" else None,

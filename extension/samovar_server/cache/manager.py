@@ -22,6 +22,7 @@ from samovar_server.cache.lease import Lease
 from samovar_server.cache.ledger import Devices, Ledger, gigabytes
 from samovar_server.cache.policy import expired, next_expiry
 from samovar_server.cache.records import CacheStats, LoadedModel, WorkerAddress
+from samovar_server.cache.telling import Tell, Telling
 from samovar_server.errors import (
     Conflict,
     InsufficientMemory,
@@ -53,12 +54,20 @@ class _CacheLease(Lease):
 
 
 class ModelCache:
-    """Models in memory. `default_ttl` is in seconds; 0: models do not expire."""
+    """Models in memory. `default_ttl` is in seconds; 0: models do not expire. `tell` hears of all changes."""
 
     def __init__(
-        self, launch: Launch, devices: Devices, *, clock: Clock, log: logging.Logger, default_ttl: float
+        self,
+        launch: Launch,
+        devices: Devices,
+        *,
+        clock: Clock,
+        log: logging.Logger,
+        default_ttl: float,
+        tell: Tell,
     ) -> None:
         self._launch = launch
+        self._telling = Telling(tell, clock)
         self._clock = clock
         self._log = log
         self._default_ttl = default_ttl
@@ -95,7 +104,7 @@ class ModelCache:
         entry = await self._hold(plan, ttl=ttl, pin=False, on_progress=on_progress, is_request=True)
         try:
             assert entry.worker is not None
-            record = entry.record(self._clock.now())
+            record = entry.record()
             yield _CacheLease(entry.worker.url, entry.worker.secret, record, partial(self._failure, entry))
         finally:
             self._served += 1
@@ -112,7 +121,7 @@ class ModelCache:
         """Bring a model into memory, or join the load under way. `pin` True keeps it until an unload."""
         entry = await self._hold(plan, ttl=ttl, pin=pin, on_progress=on_progress, is_request=False)
         self._release(entry)
-        return entry.record(self._clock.now())
+        return entry.record()
 
     async def unload(self, wanted: Callable[[Entry], bool], mode: Mode = "drain") -> list[LoadedModel]:
         """Free the memory of the `wanted` models and wait until it is free.
@@ -125,25 +134,25 @@ class ModelCache:
             name = entry.plan.model.name
             self._log.info("unloading %s (%s)", name, mode)
             error = ModelUnloaded(f"{name} was unloaded. Send the request again to load it afresh.")
-            self._leave(entry, mode, error)
+            self._leave(entry, mode, f"an unload was asked for ({mode})", error)
         for entry in leaving:
             await entry.gone.wait()
-        return [entry.record(self._clock.now()) for entry in leaving]
+        return [entry.record() for entry in leaving]
 
     async def close(self) -> None:
         """End all workers, cancel all loads and await the end of it all. May be called twice."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
+        self._telling.close()
         for entry in list(self._entries.values()):
-            self._leave(entry, "now", self._closing())
+            self._leave(entry, "now", "the server stops", self._closing())
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     def loaded(self) -> list[LoadedModel]:
         """Every model that is in memory, on its way in or out, or whose last load failed."""
-        now = self._clock.now()
-        return [entry.record(now) for entry in self._entries.values()]
+        return [entry.record() for entry in self._entries.values()]
 
     def workers(self) -> list[WorkerAddress]:
         """The workers of the models that are ready."""
@@ -203,11 +212,13 @@ class ModelCache:
                 continue
             entry.references.add(plan.model.reference)
             entry.ttl = entry.ttl if ttl is None else ttl
-            entry.pinned = entry.pinned or pin
+            if pin and not entry.pinned:
+                entry.pinned = True
+                entry.tell("pinned")
             if entry.state == "ready":
                 if is_request and not missed:
                     self._hits += 1
-                entry.leases += 1
+                entry.take_lease()
                 return entry
             await self._join(entry, on_progress)
             return entry
@@ -232,7 +243,7 @@ class ModelCache:
             return False
         self._ledger.room_for(plan)  # or raise, and keep the copy that is there
         self._log.info("replacing %s by %s", entry.plan.cache_key, plan.cache_key)
-        self._leave(entry, "drain")
+        self._leave(entry, "drain", f"{plan.cache_key} takes its place")
         return False
 
     async def _outlast(
@@ -259,13 +270,12 @@ class ModelCache:
                 # An unload that drains may have come in between: it waits for those who came before.
                 if entry.state not in ("ready", "draining") or entry.retiring:
                     raise entry.failure()
-                entry.leases += 1
+                entry.take_lease()
         finally:
             self._after_use(entry)
 
     def _release(self, entry: Entry) -> None:
-        entry.leases -= 1
-        entry.last_used = self._clock.now()
+        entry.return_lease()
         self._after_use(entry)
 
     def _after_use(self, entry: Entry) -> None:
@@ -280,7 +290,14 @@ class ModelCache:
     def _begin(self, plan: LoadPlan) -> Entry:
         self._entries.pop(plan.identity, None)  # a failed one
         self._loads += 1
-        entry = Entry(plan, number=self._loads, ttl=self._default_ttl, now=self._clock.now(), log=self._log)
+        entry = Entry(
+            plan,
+            number=self._loads,
+            ttl=self._default_ttl,
+            now=self._clock.now,
+            telling=self._telling,
+            log=self._log,
+        )
         self._entries[plan.identity] = entry
         self._log.info("loading %s (about %s)", plan.cache_key, gigabytes(entry.memory_bytes))
         entry.load_task = self._run(self._bring_up(entry))
@@ -332,7 +349,7 @@ class ModelCache:
         self._log.info("loaded %s (%s)", entry.plan.cache_key, gigabytes(entry.memory_bytes))
         self._run(self._watch(entry, worker))
         if entry.doomed:
-            self._leave(entry, "now")
+            self._leave(entry, "now", entry.reason)
         else:
             self._correct(entry.plan.device)
 
@@ -345,8 +362,9 @@ class ModelCache:
 
     # Getting out
 
-    def _leave(self, entry: Entry, mode: Mode, error: SamovarError | None = None) -> None:
+    def _leave(self, entry: Entry, mode: Mode, reason: str | None, error: SamovarError | None = None) -> None:
         """Send an entry on its way out; `error` is for the requests that this cuts off."""
+        entry.reason = entry.reason or reason
         if entry.state == "starting":
             assert entry.load_task is not None
             if not entry.doomed:  # a second cancellation would disturb the clean-up of the first
@@ -368,13 +386,15 @@ class ModelCache:
             self._evictions += 1
             size = gigabytes(entry.memory_bytes)
             self._log.info("evicting %s (%s) to %s", entry.plan.cache_key, size, reason)
-            self._leave(entry, "drain")
+            entry.reason = f"evicted to {reason}"
+            entry.tell("evicted")
+            self._leave(entry, "drain", entry.reason)
 
     def _expire(self) -> None:
         for key in expired(self._ledger.holdings(), self._clock.now()):
             entry = self._entries[key]
             self._log.info("unloading %s: unused for %g s", entry.plan.cache_key, entry.ttl)
-            self._leave(entry, "drain")
+            self._leave(entry, "drain", f"unused for {entry.ttl:g} s")
         self._schedule_expiry()
 
     def _schedule_expiry(self) -> None:

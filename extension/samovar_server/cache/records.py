@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from samovar_server.loader.options import LoadProgress
+
 State = Literal["starting", "ready", "draining", "stopped", "failed"]
 
 
@@ -33,6 +35,29 @@ class LoadedModel:
     context_length: int | None
     load_seconds: dict[str, float]
     error: str | None = None
+
+
+Change = Literal["starting", "progress", "ready", "draining", "stopped", "failed", "evicted", "pinned"]
+"""`pinned` also when a pin was taken away: the record tells. The others are states, and what leads there."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChange:
+    """Something that happened to a model; `reason` is a sentence's part or an error's message."""
+
+    change: Change
+    model: LoadedModel
+    reason: str | None = None
+    progress: LoadProgress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLength:
+    """Requests of one model: those that hold a lease, and those that wait for one."""
+
+    cache_key: str
+    running: int
+    waiting: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,15 @@ _ORDER: tuple[LoadPhase, ...] = get_args(LoadPhase)
 
 
 class ProgressFeed:
-    """Passes steps on so that nothing ever falls: not the phase, the fraction or the bytes."""
+    """Passes steps on so that nothing ever falls: not the phase, the fraction or the bytes.
 
-    def __init__(self, log: logging.Logger) -> None:
+    The `listeners` hear of every step; more can join for a while.
+    """
+
+    def __init__(self, log: logging.Logger, *listeners: ProgressCallback) -> None:
         self._log = log
         self._last = LoadProgress(_ORDER[0], 0.0)
-        self._listeners: list[ProgressCallback] = []
+        self._listeners: list[ProgressCallback] = [*listeners]
 
     def report(self, step: LoadProgress) -> None:
         """Take a step of the load; what it says less than the last one is replaced by the last one's."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from samovar_server.cache.manager import ModelCache
+from samovar_server.cache.records import ModelChange, QueueLength
 from tests.fakes.in_memory import FakeLauncher, ManualClock, OneDevice
 
 
@@ -28,15 +29,22 @@ def device() -> OneDevice:
 
 
 @pytest.fixture
+def told() -> list[ModelChange | QueueLength]:
+    """What the cache has told."""
+    return []
+
+
+@pytest.fixture
 def cache(
     launcher: FakeLauncher,
     device: OneDevice,
     clock: ManualClock,
+    told: list[ModelChange | QueueLength],
     jp_asyncio_loop: asyncio.AbstractEventLoop,
 ) -> Iterator[ModelCache]:
     """Models expire after 300 s; the budget is 100 bytes."""
     log = logging.getLogger("samovar")
-    cache = ModelCache(launcher.launch, device, clock=clock, log=log, default_ttl=300.0)
+    cache = ModelCache(launcher.launch, device, clock=clock, log=log, default_ttl=300.0, tell=told.append)
     yield cache
     launcher.stops_at_once = True
     jp_asyncio_loop.run_until_complete(cache.close())

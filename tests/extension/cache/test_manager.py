@@ -9,7 +9,7 @@ import pytest
 
 from samovar_server.cache.lease import Lease
 from samovar_server.cache.manager import ModelCache
-from samovar_server.cache.records import LoadedModel
+from samovar_server.cache.records import LoadedModel, ModelChange, QueueLength
 from samovar_server.errors import (
     Conflict,
     InsufficientMemory,
@@ -575,3 +575,50 @@ async def test_close_ends_everything_and_refuses_what_comes_after(
 async def test_a_secret_is_in_no_representation(cache: ModelCache, launcher: FakeLauncher) -> None:
     async with leased(cache, launcher, "a") as lease:
         assert lease.secret not in repr(lease)
+
+
+# What is told
+
+
+async def test_every_change_of_a_model_is_told_with_its_reason(
+    cache: ModelCache, launcher: FakeLauncher, clock: ManualClock, told: list[ModelChange | QueueLength]
+) -> None:
+    task = asyncio.create_task(cache.load(make_plan("a", 60)))
+    await settle()
+    launcher.loading[0].progress(0.5)
+    launcher.loading[0].finish()
+    await task
+    await load(cache, launcher, "b", 60, pin=True)
+    launcher.processes[0].end("was killed")
+    await settle()
+    changes = [(c.change, c.model.model, c.reason) for c in told if isinstance(c, ModelChange)]
+    assert [change for change in changes if change[0] != "progress"] == [
+        ("starting", "a", None),
+        ("ready", "a", None),
+        ("starting", "b", None),
+        ("pinned", "b", None),
+        ("evicted", "a", "evicted to make room for b"),
+        ("draining", "a", "evicted to make room for b"),
+        ("stopped", "a", "evicted to make room for b"),
+        ("ready", "b", None),
+        ("failed", "b", "The worker of b was killed. Send the request again to load the model afresh."),
+    ]
+    steps = [c.progress.fraction for c in told if isinstance(c, ModelChange) and c.progress]
+    assert steps == [0.5, 1.0, 1.0]
+
+
+async def test_the_lengths_of_queues_are_told_now_and_then(
+    cache: ModelCache, launcher: FakeLauncher, clock: ManualClock, told: list[ModelChange | QueueLength]
+) -> None:
+    requests = [Request(cache, "a") for _ in range(3)]
+    await settle()
+    clock.advance(1)
+    launcher.loading[0].finish()
+    await settle()
+    clock.advance(1)
+    for request in requests:
+        await request.end()
+    clock.advance(1)
+    clock.advance(1)
+    lengths = [(change.running, change.waiting) for change in told if isinstance(change, QueueLength)]
+    assert lengths == [(0, 3), (3, 0), (0, 0)]

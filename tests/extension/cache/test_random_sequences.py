@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from samovar_server.cache.lease import Lease
 from samovar_server.cache.manager import DOUBT_SECONDS, Mode, ModelCache
+from samovar_server.cache.records import ModelChange, QueueLength
 from samovar_server.errors import (
     Conflict,
     InsufficientMemory,
@@ -86,12 +87,14 @@ class World:
         log.setLevel(logging.INFO)
         log.propagate = False
         log.handlers = [EvictionWatcher(self)]
+        self.told: list[ModelChange | QueueLength] = []
         self.cache = ModelCache(
             self.launcher.launch,
             OneDevice(BUDGET),
             clock=self.clock,
             log=log,
             default_ttl=50 * MILLISECOND,
+            tell=self.told.append,
         )
         self.evictions = 0
         self.clients: list[Client] = []

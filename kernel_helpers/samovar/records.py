@@ -34,6 +34,7 @@ class LoadedModel(_Record):
 
     model: str
     state: str
+    cache_key: str = ""
     backend: str = ""
     device: str = ""
     dtype: str = ""
@@ -48,6 +49,41 @@ class LoadedModel(_Record):
     context_length: int | None = None
     load_seconds: Mapping[str, float] | None = None
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions(_Record):
+    """How a model is to be loaded. None leaves a choice to the server; `context_length` is in tokens."""
+
+    device: str | None = None
+    dtype: str | None = None
+    quantization: str | None = None
+    context_length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory(_Record):
+    """Memory of one device, in bytes. `used_bytes` is what models take of the budget that they have."""
+
+    device: str
+    total_bytes: int = 0
+    free_bytes: int = 0
+    budget_bytes: int = 0
+    used_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate(_Record):
+    """What a load would take, in bytes, and which models would have to go for it."""
+
+    total_bytes: int
+    device: str
+    free_bytes: int
+    fits: bool
+    weights_bytes: int = 0
+    kv_bytes_per_token: int = 0
+    context_length: int | None = None
+    would_evict: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

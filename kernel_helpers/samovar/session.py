@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote
 
@@ -13,10 +15,14 @@ import httpx
 
 from samovar.connect import Server, find_server, transport_for
 from samovar.errors import ConnectionLost, NoServer, ServerError
+from samovar.events import EventStream
 from samovar.records import (
+    DeviceMemory,
     Download,
+    Estimate,
     FoundModel,
     LoadedModel,
+    LoadOptions,
     LoadProgress,
     Model,
     RepoCheck,
@@ -25,6 +31,8 @@ from samovar.records import (
 from samovar.stream import Comment, Data, parse_events
 
 CONNECT_SECONDS = 10.0
+SILENCE_SECONDS = 20.0
+"""While it lives, the server says something on `GET /v1/events` every five seconds."""
 
 OnProgress = Callable[[LoadProgress], None]
 
@@ -62,15 +70,17 @@ class Session:
         model: str | None = None,
         *,
         ttl: float | None = None,
-        pin: bool = False,
+        pin: bool | None = None,
+        options: LoadOptions | None = None,
         on_progress: OnProgress | None = None,
     ) -> LoadedModel:
         """Bring `model` (None: the server's default) into memory and return when it is there.
 
         `ttl` is for how many seconds it stays unused in memory, 0 for ever, None the server's default;
-        a pinned model is never evicted. A model that is already there answers at once.
+        a pinned model is never evicted. A model that is already there answers at once, unless `options`
+        ask for another copy than that.
         """
-        wishes = {"model": model, "ttl": ttl, "pin": pin or None, "stream": True}
+        wishes = {"model": model, "ttl": ttl, "pin": pin, "stream": True, **asdict(options or LoadOptions())}
         loaded: LoadedModel | None = None
         for event in self.stream("/models/load", _without_none(wishes)):
             if isinstance(event, Comment):
@@ -92,6 +102,19 @@ class Session:
         """Free the memory of every model."""
         answer = self._call("POST", "/models/unload-all", {"mode": "now" if now else "drain"})
         return [LoadedModel.from_json(told) for told in answer["unloaded_models"]]
+
+    def memory(self) -> list[DeviceMemory]:
+        """The memory of each device, and what models take of it."""
+        return [DeviceMemory.from_json(told) for told in self._call("GET", "/models/stats")["memory"]]
+
+    def estimate(self, model: str, options: LoadOptions | None = None) -> Estimate:
+        """What a load would take, and whether there is room for it; before a download of the model, too."""
+        wishes = {"model": model, **asdict(options or LoadOptions())}
+        return Estimate.from_json(self._call("POST", "/models/estimate", _without_none(wishes)))
+
+    def events(self) -> EventStream:
+        """What happens to models, downloads and queues, from now on."""
+        return EventStream(self._listen)
 
     def download(
         self,
@@ -180,6 +203,16 @@ class Session:
                             raise _server_error(told["error"], status=None)
                         yield told
 
+    @contextmanager
+    def _listen(self) -> Iterator[httpx.Response]:
+        timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
+        with (
+            self._told_clearly(),
+            self._client.stream("GET", self._url("/events"), timeout=timeout) as response,
+        ):
+            self._check(response)
+            yield response
+
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         with self._told_clearly():
             response = self._client.request(method, self._url(path), json=body)
@@ -220,20 +253,22 @@ class Session:
 
 
 _current: tuple[int, Session] | None = None
+_choosing = threading.Lock()
 
 
 def current_session() -> Session:
     """The session with the server that `find_server` finds now. Connections are kept while it is the same."""
     global _current
     server, pid = find_server(), os.getpid()
-    if _current is not None and _current[0] != pid:
-        _current = None  # a forked child must not use its parent's connections
-    if _current is not None and _current[1].server != server:
-        _current[1].close()
-        _current = None
-    if _current is None:
-        _current = (pid, Session(server))
-    return _current[1]
+    with _choosing:
+        if _current is not None and _current[0] != pid:
+            _current = None  # a forked child must not use its parent's connections
+        if _current is not None and _current[1].server != server:
+            _current[1].close()
+            _current = None
+        if _current is None:
+            _current = (pid, Session(server))
+        return _current[1]
 
 
 def _server_error(told: Mapping[str, Any], *, status: int | None) -> ServerError:

@@ -15,9 +15,11 @@ class Comment:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """The data of one event."""
+    """One event: its data, and its name and id where the server gives them."""
 
     text: str
+    event: str = "message"
+    id: str = ""
 
 
 def parse_events(chunks: Iterable[bytes]) -> Iterator[Comment | Data]:
@@ -27,17 +29,23 @@ def parse_events(chunks: Iterable[bytes]) -> Iterator[Comment | Data]:
     An event that the end of the stream cuts off is dropped, as the specification says.
     """
     data: list[str] = []
+    event, last_id = "", ""
     for line in _lines(chunks):
         if not line:
             if data:
-                yield Data("\n".join(data))
-            data = []
+                yield Data("\n".join(data), event or "message", last_id)
+            data, event = [], ""
         elif line.startswith(":"):
             yield Comment(line[1:].strip())
         else:
             name, _, value = line.partition(":")
+            value = value.removeprefix(" ")
             if name == "data":
-                data.append(value.removeprefix(" "))
+                data.append(value)
+            elif name == "event":
+                event = value
+            elif name == "id":
+                last_id = value  # it holds for the events after this one, too
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[str]:

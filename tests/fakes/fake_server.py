@@ -121,9 +121,8 @@ class FakeServer:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(SECONDS)
 
-    async def _serve(self, started: threading.Event) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        routes = [
+    def routes(self) -> list[tuple[str, type[Handler]]]:
+        return [
             ("/v1/health", Health),
             ("/v1/models", Models),
             ("/v1/models/loaded", Loaded),
@@ -132,7 +131,10 @@ class FakeServer:
             ("/v1/models/unload-all", Unload),
             ("/v1/chat/completions", Chat),
         ]
-        application = web.Application([(path, handler, {"fake": self}) for path, handler in routes])
+
+    async def _serve(self, started: threading.Event) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        application = web.Application([(path, handler, {"fake": self}) for path, handler in self.routes()])
         server = HTTPServer(application)
         sockets = bind_sockets(0, "127.0.0.1")
         server.add_sockets(sockets)

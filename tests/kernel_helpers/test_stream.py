@@ -11,9 +11,9 @@ STREAM = (
 EVENTS = [
     Comment("loading 43%"),
     Data('{"a": "é\u2028\x85"}'),
-    Data("no space\nsecond line"),
+    Data("no space\nsecond line", "x", "3"),
     Comment("waiting"),
-    Data("[DONE]"),
+    Data("[DONE]", id="3"),
 ]
 
 

@@ -87,7 +87,9 @@ def load(shell: InteractiveShell, rest: list[str]) -> str:
     session = _session()
     try:
         with closing(notice(shell, options.model)) as way:
-            loaded = session.load(options.model, ttl=options.ttl, pin=options.pin, on_progress=way.progress)
+            loaded = session.load(
+                options.model, ttl=options.ttl, pin=options.pin or None, on_progress=way.progress
+            )
     except SamovarError as error:
         raise with_nearest_model(error, session, options.model) from None
     return loaded_line(loaded)

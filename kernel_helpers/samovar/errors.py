@@ -29,6 +29,13 @@ class ConnectionLost(SamovarError):
     """The server went away in the middle of an answer."""
 
 
+class Stopped(SamovarError):
+    """It was ended from another thread, as the button of a widget does."""
+
+    def __init__(self) -> None:
+        super().__init__("Stopped.")
+
+
 class ServerError(SamovarError):
     """The server refused or failed the request.
 

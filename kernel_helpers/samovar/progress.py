@@ -44,6 +44,16 @@ def share(done: float, total: float) -> str:
     return f"{size(done)} of {size(total)}" if total else ""
 
 
+def duration(seconds: float) -> str:
+    """A time as people say it: 40 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
 def describe(progress: LoadProgress, model: str) -> str:
     """One line on the way of `model` into memory."""
     if progress.phase == "waiting":

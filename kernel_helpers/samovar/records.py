@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 
@@ -12,7 +12,7 @@ class _Record:
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Self:
         """The record in `told`; a newer server may tell more than this version knows."""
-        return cls(**{field.name: told[field.name] for field in fields(cls) if field.name in told})
+        return cls(**{known.name: told[known.name] for known in fields(cls) if known.name in told})
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,3 +194,37 @@ class FoundModel(_Record):
     gated: bool = False
     model_type: str = "unknown"
     on_disk: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScore:
+    """A token of a text and its natural log-probability, None for the first, which nothing comes before.
+
+    `alternatives` are the likeliest tokens at its place, the likeliest first, with theirs.
+    """
+
+    text: str
+    logprob: float | None
+    alternatives: Sequence[tuple[str, float]] = ()
+
+    @classmethod
+    def from_logprobs(cls, told: Mapping[str, Any]) -> list[Self]:
+        """The tokens in the `logprobs` object of a completion."""
+        return [
+            cls(text, logprob, tuple(sorted((top or {}).items(), key=lambda pair: -pair[1])))
+            for text, logprob, top in zip(
+                told["tokens"], told["token_logprobs"], told["top_logprobs"], strict=True
+            )
+        ]
+
+
+OPEN = "open"
+"""The kind of a stream's first event, which is not the server's: from here on nothing is missed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened. `kind` is "open", or the server's: "model", "download", "queue", "missed"."""
+
+    kind: str
+    data: Mapping[str, Any] = field(default_factory=dict)

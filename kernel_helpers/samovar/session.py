@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 
-from samovar.connect import Server, find_server, transport_for
-from samovar.errors import ConnectionLost, NoServer, ServerError
-from samovar.events import EventStream
+from samovar.connect import find_server
+from samovar.errors import ConnectionLost
 from samovar.records import (
+    OPEN,
     DeviceMemory,
     Download,
     Estimate,
+    Event,
     FoundModel,
     LoadedModel,
     LoadOptions,
@@ -27,35 +27,19 @@ from samovar.records import (
     Model,
     RepoCheck,
     StoredModel,
+    TokenScore,
 )
 from samovar.stream import Comment, Data, parse_events
+from samovar.wire import CONNECT_SECONDS, Wire
 
-CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 20.0
 """While it lives, the server says something on `GET /v1/events` every five seconds."""
 
 OnProgress = Callable[[LoadProgress], None]
 
 
-class Session:
-    """Speaks with `server`. Connections are kept open between calls; threads may share it.
-
-    Every method raises ServerError when the server refuses, NoServer when it cannot be reached and
-    ConnectionLost when it goes away in the middle.
-    """
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self._client = httpx.Client(
-            transport=transport_for(server.url),
-            headers={"Authorization": f"Bearer {server.token}"} if server.token else {},
-            # Loading and generating take as long as they take; the user can interrupt.
-            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
-        )
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._client.close()
+class Session(Wire):
+    """samovar's routes on one server; what they raise, Wire says. Threads may share it."""
 
     def models(self) -> list[Model]:
         """The models that a request can name: on disk or in memory."""
@@ -112,9 +96,20 @@ class Session:
         wishes = {"model": model, **asdict(options or LoadOptions())}
         return Estimate.from_json(self._call("POST", "/models/estimate", _without_none(wishes)))
 
-    def events(self) -> EventStream:
-        """What happens to models, downloads and queues, from now on."""
-        return EventStream(self._listen)
+    def events(self) -> Generator[Event]:
+        """What happens to models, downloads and queues, from now on: an event "open", then the server's."""
+        timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
+        with self._answer("GET", "/events", timeout=timeout) as response:
+            yield Event(OPEN)
+            for heard in parse_events(response.iter_bytes()):
+                if isinstance(heard, Data):
+                    yield Event(heard.event, json.loads(heard.text))
+
+    def score(self, text: str, *, model: str | None = None, alternatives: int = 5) -> list[TokenScore]:
+        """How probable the model finds each token of `text`, with the likeliest `alternatives` (up to 20)."""
+        body = {"model": model, "prompt": text, "max_tokens": 0, "echo": True, "logprobs": alternatives}
+        answer = self._call("POST", "/completions", _without_none(body))
+        return TokenScore.from_logprobs(answer["choices"][0]["logprobs"])
 
     def download(
         self,
@@ -183,74 +178,6 @@ class Session:
         freed: int = self._call("DELETE", f"/models/{quote(model)}")["freed_bytes"]
         return freed
 
-    def stream(self, path: str, body: Mapping[str, Any]) -> Generator[dict[str, Any] | Comment]:
-        """POST `body` and yield the events of the answer as they come, without `[DONE]`.
-
-        An error event is raised. Closing the iterator closes the connection, which ends the request on
-        the server. An answer that ends without `[DONE]` just ends: the caller knows what is missing.
-        """
-        with self._told_clearly(), self._client.stream("POST", self._url(path), json=body) as response:
-            self._check(response)
-            for event in parse_events(response.iter_bytes()):
-                match event:
-                    case Comment():
-                        yield event
-                    case Data("[DONE]"):
-                        continue  # to the answer's very end, or the server would see a client that left
-                    case Data(text):
-                        told = json.loads(text)
-                        if isinstance(told.get("error"), dict):  # a loaded model has an `error` too: a text
-                            raise _server_error(told["error"], status=None)
-                        yield told
-
-    @contextmanager
-    def _listen(self) -> Iterator[httpx.Response]:
-        timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
-        with (
-            self._told_clearly(),
-            self._client.stream("GET", self._url("/events"), timeout=timeout) as response,
-        ):
-            self._check(response)
-            yield response
-
-    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        with self._told_clearly():
-            response = self._client.request(method, self._url(path), json=body)
-            self._check(response)
-            answer: dict[str, Any] = response.json()
-            return answer
-
-    def _url(self, path: str) -> str:
-        return self.server.url + path
-
-    def _check(self, response: httpx.Response) -> None:
-        if response.is_success:
-            return
-        try:
-            error = _server_error(json.loads(response.read())["error"], status=response.status_code)
-        except (ValueError, KeyError, TypeError):
-            raise ServerError(
-                f"{self.server.url} answered {response.status_code} {response.reason_phrase}, and not as a "
-                "samovar server does. Is that its URL, and is samovar installed beside that Jupyter server?",
-                status=response.status_code,
-            ) from None
-        raise error
-
-    @contextmanager
-    def _told_clearly(self) -> Iterator[None]:
-        """Network trouble as one of our errors."""
-        try:
-            yield
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise NoServer(
-                f"The samovar server at {self.server.url} does not answer: {error}. Start it again with "
-                f"`samovar serve` or `jupyter lab`. (Its address is from {self.server.source}.)"
-            ) from None
-        except (httpx.TransportError, ValueError) as error:  # ValueError: what came is no JSON or no UTF-8
-            raise ConnectionLost(
-                f"The connection to {self.server.url} broke ({error}). Run this again."
-            ) from None
-
 
 _current: tuple[int, Session] | None = None
 _choosing = threading.Lock()
@@ -269,10 +196,6 @@ def current_session() -> Session:
         if _current is None:
             _current = (pid, Session(server))
         return _current[1]
-
-
-def _server_error(told: Mapping[str, Any], *, status: int | None) -> ServerError:
-    return ServerError(str(told["message"]), status=status, code=told.get("code"), param=told.get("param"))
 
 
 def _without_none(wishes: Mapping[str, Any]) -> dict[str, Any]:

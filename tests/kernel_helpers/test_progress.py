@@ -3,7 +3,7 @@ import io
 import pytest
 
 from samovar.display import CellScreen
-from samovar.progress import ProgressLine, bar, size
+from samovar.progress import ProgressLine, bar, duration, size
 from samovar.records import LoadedModel
 from samovar.tables import leaves, table
 
@@ -102,6 +102,14 @@ def model(**more: object) -> LoadedModel:
 )
 def test_when_a_model_leaves(loaded: LoadedModel, text: str) -> None:
     assert leaves(loaded) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")],
+)
+def test_a_time_as_people_say_it(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
 def test_table() -> None:

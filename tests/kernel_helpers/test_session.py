@@ -1,10 +1,12 @@
 import os
+import queue
+import threading
 from contextlib import closing
 
 import pytest
 
 from samovar.connect import Server, transport_for
-from samovar.errors import ConnectionLost, NoServer, ServerError
+from samovar.errors import ConnectionLost, NoServer, ServerError, Stopped
 from samovar.records import LoadProgress
 from samovar.session import Session, current_session
 from tests.fakes.fake_server import MODEL, SECONDS, FakeServer, Load, Reply, error_body
@@ -108,3 +110,26 @@ def test_a_proxy_is_not_asked_for_this_machine(
 
 def test_the_proxy_is_asked_for_other_machines() -> None:
     assert transport_for("http://example.org/v1") is None
+
+
+def test_abort_ends_a_stream_that_another_thread_reads(fake_server: FakeServer) -> None:
+    fake_server.enqueue(Reply(hang_after=1))
+    session = Session(current_session().server)
+    ended: queue.Queue[Exception] = queue.Queue()
+
+    def read() -> None:
+        try:
+            for _ in session.stream("/chat/completions", {"messages": [], "stream": True}):
+                pass
+        except Stopped as error:
+            ended.put(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert fake_server.hanging.wait(SECONDS)
+    session.abort()
+    assert str(ended.get(timeout=SECONDS)) == "Stopped."
+    reader.join(SECONDS)
+    with pytest.raises(Stopped):
+        next(session.stream("/chat/completions", {"messages": [], "stream": True}))
+    session.close()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import closing
 
-from samovar.errors import SamovarError
-from samovar.events import Event, EventStream
+from samovar.errors import SamovarError, Stopped
+from samovar.records import Event
 from samovar.session import Session
 
 RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0)
@@ -19,7 +20,7 @@ OnTrouble = Callable[[SamovarError], None]
 class Listener:
     """Hears the events of the server that `connect` finds, through restarts of it, until `close`.
 
-    `on_event` gets each with the session it came by; the first of every connection is of kind "open".
+    `on_event` gets each with a session to ask by; the first of every connection is of kind "open".
     `on_trouble` is told why a connection ended; a new one is tried after a pause. Both run on the
     listener's thread.
     """
@@ -30,7 +31,7 @@ class Listener:
         self._on_trouble = on_trouble
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._stream: EventStream | None = None
+        self._session: Session | None = None
         self._failures = 0
         self._thread = threading.Thread(target=self._run, name="samovar-events", daemon=True)
         self._thread.start()
@@ -39,8 +40,8 @@ class Listener:
         """Stop. The thread ends at once unless it is in a callback, whose end is not waited for."""
         self._stop.set()
         with self._lock:
-            if self._stream is not None:
-                self._stream.close()
+            if self._session is not None:
+                self._session.abort()
 
     def join(self, timeout: float) -> bool:
         """Wait until the thread has ended; False when it has not within `timeout` seconds."""
@@ -51,6 +52,8 @@ class Listener:
         while not self._stop.is_set():
             try:
                 self._listen()
+            except Stopped:
+                return
             except SamovarError as error:
                 self._on_trouble(error)
             pause = RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS) - 1)]
@@ -58,17 +61,17 @@ class Listener:
             self._stop.wait(pause)
 
     def _listen(self) -> None:
-        session = self._connect()
-        stream = session.events()
-        with self._lock:
-            self._stream = stream
-        if self._stop.is_set():  # told so before there was a stream to close
-            return
-        for event in stream:
-            self._failures = 0
-            self._on_event(session, event)
-            if self._stop.is_set():
+        asking = self._connect()
+        with closing(Session(asking.server)) as session:  # its own: `close` aborts all that it does
+            with self._lock:
+                self._session = session
+            if self._stop.is_set():  # told so before there was a session to abort
                 return
+            for event in session.events():
+                self._failures = 0
+                self._on_event(asking, event)
+                if self._stop.is_set():
+                    return
 
 
 class Pulse:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import ipywidgets
 
-from samovar.events import OPEN, Event
+from samovar.records import OPEN, Event
 from samovar.session import Session, current_session
 from samovar.widgets import html
 from samovar.widgets.memory import MemoryState, ModelRow

@@ -6,9 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from samovar.events import Event
 from samovar.progress import PHASES, share, size
-from samovar.records import DeviceMemory, LoadedModel, LoadProgress
+from samovar.records import DeviceMemory, Event, LoadedModel, LoadProgress
 from samovar.tables import leaves
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import ipywidgets
 
 from samovar.errors import SamovarError
-from samovar.events import OPEN, Event
+from samovar.records import OPEN, Event
 from samovar.session import Session, current_session
 from samovar.widgets import html
 from samovar.widgets.cells import replace_in_cell

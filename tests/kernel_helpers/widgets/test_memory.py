@@ -1,5 +1,4 @@
-from samovar.events import Event
-from samovar.records import DeviceMemory, LoadedModel
+from samovar.records import DeviceMemory, Event, LoadedModel
 from samovar.widgets.memory import MemoryState
 from tests.fakes.fake_server import RESIDENT
 from tests.fakes.fake_workbench import CPU

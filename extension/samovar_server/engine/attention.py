@@ -9,11 +9,13 @@ other bits.)
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from samovar_server.engine.step import DecodeStep, PrefillStep, Step
+from samovar_server.engine.step import Decoding, Piece, Step
 
 NAME = "samovar"
 QUERY_BLOCK = 32
@@ -41,45 +43,81 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it.
 
-    query [batch, heads, new, head_dim]; key and value [batch, kv_heads, seen, head_dim] are what the
-    cache gave back. `s_aux` [heads] are sinks: a score of each head that takes its share of the weights
-    and gives nothing. Returns [batch, new, heads, head_dim].
+    query [1, heads, tokens, head_dim] as `slot_step` orders them; key and value [slots, kv_heads, length,
+    head_dim] are the cache's buffers. `s_aux` [heads] are sinks: a score of each head that takes its share
+    of the weights and gives nothing. Returns [1, tokens, heads, head_dim].
     """
     if kwargs.get("position_bias") is not None:
         raise NotImplementedError("attention with position_bias")
-    batch, heads, _, head_dim = query.shape
+    query = query[0] * (scaling if scaling is not None else query.shape[-1] ** -0.5)
+    settings = _Settings(sliding_window, softcap, s_aux)
+    out = query.new_empty(query.shape[1], query.shape[0], value.shape[-1])
+    done = slot_step.decoded
+    if slot_step.decoding is not None:
+        out[:done] = _decode(query[:, :done], key, value, slot_step.decoding, settings)
+    for piece in slot_step.pieces:
+        size = len(piece.tokens)
+        _prefill(
+            query[:, done : done + size],
+            key[piece.slot],
+            value[piece.slot],
+            slot_step,
+            piece,
+            settings,
+            out[done : done + size],
+        )
+        done += size
+    return out[None], None
+
+
+class _Settings(NamedTuple):
+    """What a layer's attention has beside queries, keys and values."""
+
+    window: int | None
+    softcap: float | None
+    sinks: Tensor | None
+
+
+def _decode(query: Tensor, key: Tensor, value: Tensor, decoding: Decoding, settings: _Settings) -> Tensor:
+    """query [heads, n, head_dim], one for each decoding slot; returns [n, heads, head_dim]."""
+    heads, _, head_dim = query.shape
     kv_heads = key.shape[1]
-    query = query * (scaling if scaling is not None else head_dim**-0.5)
-    if isinstance(slot_step, DecodeStep):
-        grouped = query.reshape(batch, kv_heads, heads // kv_heads, head_dim)
-        sinks = None if s_aux is None else s_aux.view(kv_heads, -1, 1)
-        out = _weighted(grouped, key, value, slot_step.mask(sliding_window, query), softcap, sinks)
-        return out.reshape(batch, 1, heads, value.shape[-1]), None
-    return _prefill(query[0], key[0], value[0], slot_step, sliding_window, softcap, s_aux), None
+    slots = slice(decoding.first, decoding.last)
+    rows = query.transpose(0, 1)
+    if decoding.rows is not None:
+        padded = query.new_zeros(decoding.last - decoding.first, heads, head_dim)
+        rows = padded.index_copy_(0, decoding.rows, rows)
+    grouped = rows.reshape(-1, kv_heads, heads // kv_heads, head_dim)
+    seen_keys, seen_values = key[slots, :, : decoding.length], value[slots, :, : decoding.length]
+    sinks = None if settings.sinks is None else settings.sinks.view(kv_heads, -1, 1)
+    mask = decoding.mask(settings.window, query)
+    out = _weighted(grouped, seen_keys, seen_values, mask, settings.softcap, sinks).flatten(1, 2)
+    return out if decoding.rows is None else out[decoding.rows]
 
 
 def _prefill(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    step: PrefillStep,
-    window: int | None,
-    softcap: float | None,
-    s_aux: Tensor | None,
-) -> Tensor:
-    heads, new, head_dim = query.shape
+    step: Step,
+    piece: Piece,
+    settings: _Settings,
+    out: Tensor,
+) -> None:
+    """query [heads, n, head_dim]; key, value [kv_heads, length, head_dim]; fills out [n, heads, head_dim]."""
+    heads, _, head_dim = query.shape
     kv_heads = key.shape[0]
     group = heads // kv_heads
-    out = query.new_empty(1, new, heads, value.shape[-1])
-    for start in range(step.start, step.end, QUERY_BLOCK):
-        end = min(start + QUERY_BLOCK, step.end)
-        block = query[:, start - step.start : end - step.start]
-        grouped = block.reshape(kv_heads, group * (end - start), head_dim)
-        mask = step.mask(start, end, window, query).repeat(group, 1)
-        sinks = None if s_aux is None else s_aux.repeat_interleave(end - start).view(kv_heads, -1, 1)
-        attended = _weighted(grouped, key[:, :end], value[:, :end], mask, softcap, sinks)
-        out[0, start - step.start : end - step.start] = attended.view(heads, end - start, -1).transpose(0, 1)
-    return out
+    for start in range(piece.start, piece.end, QUERY_BLOCK):
+        end = min(start + QUERY_BLOCK, piece.end)
+        block = slice(start - piece.start, end - piece.start)
+        grouped = query[:, block].reshape(kv_heads, group * (end - start), head_dim)
+        mask = step.mask(start, end, settings.window, query).repeat(group, 1)
+        sinks = settings.sinks
+        if sinks is not None:
+            sinks = sinks.repeat_interleave(end - start).view(kv_heads, -1, 1)
+        attended = _weighted(grouped, key[:, :end], value[:, :end], mask, settings.softcap, sinks)
+        out[block] = attended.view(heads, end - start, -1).transpose(0, 1)
 
 
 def _weighted(

@@ -1,4 +1,4 @@
-"""The step loop: a thread that owns the model and turns queued sequences into streams of output."""
+"""The step loop: it has the compute thread to itself and turns queued sequences into streams of output."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from samovar_server.engine.compute import ComputeThread
+from samovar_server.engine.pace import Pace
 from samovar_server.engine.runner import ModelRunner
 from samovar_server.engine.sampler import sample
-from samovar_server.engine.scheduler import Chunk, Scheduler
+from samovar_server.engine.scheduler import Chunk, Plan, Scheduler
 from samovar_server.engine.scoring import score
 from samovar_server.engine.sequence import Output, Sequence
 from samovar_server.engine.slots import SlotPool
+from samovar_server.engine.step import Logits, NewToken, Piece
 from samovar_server.protocol.generation import FinishReason
 from samovar_server.protocol.sampling import TokenScore
 
@@ -40,13 +45,14 @@ class Engine:
     """Generates for many sequences at once.
 
     `submit` and `abort` may be called from any thread. Outputs of a step are handed to `deliver` in one
-    call on the engine's thread, which is to pass them on to where sequences' `emit` belongs.
+    call on the compute thread, which is to pass them on to where sequences' `emit` belongs.
     `on_failure` is called when a step fails: the model's state is unknown then, and the engine stops.
     """
 
     def __init__(
         self,
         runner: ModelRunner,
+        compute: ComputeThread,
         *,
         slots: int,
         max_queue: int,
@@ -57,20 +63,23 @@ class Engine:
         self._runner = runner
         self._pool = SlotPool(slots)
         self._scheduler = Scheduler(self._pool, max_queue, resumes=runner.resumes)
+        self._pace = Pace()
         self._deliver = deliver
         self._on_failure = on_failure
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._compute = compute
+        self._ended: Future[None] | None = None
 
     def start(self) -> None:
         """Begin to work."""
-        self._thread.start()
+        self._ended = self._compute.call(self._run)
 
     def stop(self) -> None:
         """End after the running step; sequences that are not finished stay so."""
         self._commands.put(None)
-        self._thread.join()
+        if self._ended is not None:
+            self._ended.result()
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a sequence. QueueFull when too many wait."""
@@ -96,22 +105,21 @@ class Engine:
         idle = True
         while self._take_commands(wait=idle):
             with self._lock:
-                plan = self._scheduler.plan()
+                plan = self._scheduler.plan(self._pace)
             idle = not plan
             if idle:
                 continue
             began = time.perf_counter()
             try:
-                if plan.decode:
-                    self._decode(plan.decode)
-                for chunk in plan.prefill:
-                    self._prefill(chunk)
+                self._step(plan)
             except Exception as error:
                 log.exception("A step of the engine failed")
                 self._on_failure(error)
                 return
+            seconds = time.perf_counter() - began
             self.stats.steps += 1
-            self.stats.busy_seconds += time.perf_counter() - began
+            self.stats.busy_seconds += seconds
+            self._pace = self._pace.after(seconds, decoded=bool(plan.decode), prefilled=plan.prefilled)
 
     def _take_commands(self, *, wait: bool) -> bool:
         """Carry out what was asked meanwhile; False when the engine is to end."""
@@ -126,35 +134,37 @@ class Engine:
                 command()
             wait = False
 
-    def _decode(self, sequences: list[Sequence]) -> None:
-        logits = self._runner.decode(
-            [sequence.slot for sequence in sequences],
-            [sequence.output[-1] for sequence in sequences],
-            [sequence.position for sequence in sequences],
-        )
-        self._advance(sequences, logits)
+    def _step(self, plan: Plan) -> None:
+        """One forward pass, and what follows from its logits for each sequence."""
+        for copy in [chunk.copy for chunk in plan.prefill if chunk.copy is not None]:
+            self._runner.copy_prefix(copy.source, copy.slot, copy.cached_tokens)
+        pieces = [_piece(chunk) for chunk in plan.prefill]
+        logits = self._runner.run([NewToken(s.slot, s.output[-1], s.position) for s in plan.decode], pieces)
+        advancing, rows = list(plan.decode), list(range(len(plan.decode)))
+        done = len(rows)
+        ended: Delivery = []
+        for chunk, piece in zip(plan.prefill, pieces, strict=True):
+            sequence = chunk.sequence
+            mine = logits[done : done + piece.rows]
+            done += piece.rows
+            self.stats.prompt_tokens += chunk.end - chunk.start
+            if sequence.prompt_logprobs is not None:
+                following = sequence.prompt[chunk.start + 1 : chunk.end + 1]
+                sequence.prompt_scores += score(mine[: len(following)], following, sequence.prompt_logprobs)
+            if not chunk.is_last:
+                continue
+            self.stats.cached_tokens += sequence.cached_tokens
+            if sequence.max_tokens == 0:
+                ended.append((sequence, Output("", 0, "length")))
+            else:
+                advancing.append(sequence)
+                rows.append(done - 1)
+        if len(rows) < len(logits):
+            logits = logits[torch.tensor(rows, dtype=torch.long, device=logits.device)]
+        self._finish_and_deliver(ended + self._advance(advancing, logits))
 
-    def _prefill(self, chunk: Chunk) -> None:
-        sequence = chunk.sequence
-        if chunk.copy is not None:
-            self._runner.copy_prefix(chunk.copy.source, chunk.copy.slot, chunk.copy.cached_tokens)
-        tokens = sequence.prompt[chunk.start : chunk.end]
-        scored = sequence.prompt_logprobs is not None
-        logits = self._runner.prefill(sequence.slot, tokens, chunk.start, every=scored)
-        self.stats.prompt_tokens += len(tokens)
-        if sequence.prompt_logprobs is not None:
-            following = sequence.prompt[chunk.start + 1 : chunk.end + 1]
-            sequence.prompt_scores += score(logits[: len(following)], following, sequence.prompt_logprobs)
-        if not chunk.is_last:
-            return
-        self.stats.cached_tokens += sequence.cached_tokens
-        if sequence.max_tokens == 0:
-            self._finish_and_deliver([(sequence, Output("", 0, "length"))])
-        else:
-            self._advance([sequence], logits[-1:])
-
-    def _advance(self, sequences: list[Sequence], logits: Tensor) -> None:
-        """Choose each sequence's next token, turn it into text, and tell."""
+    def _advance(self, sequences: list[Sequence], logits: Tensor) -> Delivery:
+        """Choose each sequence's next token by its row of `logits`, and turn it into text."""
         outputs: Delivery = []
         for index, (sequence, token) in enumerate(zip(sequences, sample(logits, sequences), strict=True)):
             sequence.output.append(token)
@@ -163,14 +173,24 @@ class Engine:
                 (scored,) = score(logits[index : index + 1], [token], sequence.logprobs)
             outputs.append((sequence, _output(sequence, token, scored)))
         self.stats.generated_tokens += len(sequences)
-        self._finish_and_deliver(outputs)
+        return outputs
 
     def _finish_and_deliver(self, outputs: Delivery) -> None:
         with self._lock:
             for sequence, output in outputs:
                 if output.is_last:
                     self._scheduler.remove(sequence)
-        self._deliver(outputs)
+        if outputs:
+            self._deliver(outputs)
+
+
+def _piece(chunk: Chunk) -> Piece:
+    sequence = chunk.sequence
+    if sequence.prompt_logprobs is not None:
+        wanted = Logits.EVERY
+    else:
+        wanted = Logits.LAST if chunk.is_last else Logits.NONE
+    return Piece(sequence.slot, sequence.prompt[chunk.start : chunk.end], chunk.start, wanted)
 
 
 def _output(sequence: Sequence, token: int, scored: TokenScore | None) -> Output:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tornado import web
 
+from samovar_server.engine.compute import ComputeThread
 from samovar_server.engine.embedding import Embedder
 from samovar_server.engine.generation import refuse_unknown
 from samovar_server.engine.handlers import RefusingHandler, UnknownHandler, WorkerHandler
@@ -26,14 +26,12 @@ NO_EMBEDDINGS = (
 
 @dataclass(slots=True)
 class EmbeddingService:
-    """What the handlers share. One thread tokenises and computes, one input after the other."""
+    """What the handlers share. The compute thread tokenises and computes, one input after the other."""
 
     embedder: Embedder
     model_name: str
     secret: str
-    thread: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="embedder")
-    )
+    compute: ComputeThread
 
     def application(self) -> web.Application:
         """The Tornado application of an embedding model's worker."""
@@ -63,15 +61,13 @@ class EmbeddingsHandler(WorkerHandler):
                 f"dimensions: this model's vectors have {service.embedder.width} components.",
                 param="dimensions",
             )
-        loop = asyncio.get_running_loop()
-        inputs = [await loop.run_in_executor(service.thread, self._ids, item) for item in request.input]
+        call = service.compute.call
+        inputs = [await asyncio.wrap_future(call(self._ids, item)) for item in request.input]
         vectors: list[list[float]] = []
         for ids in inputs:
             if self.gone:
                 return
-            vectors.append(
-                await loop.run_in_executor(service.thread, service.embedder.embed, ids, request.dimensions)
-            )
+            vectors.append(await asyncio.wrap_future(call(service.embedder.embed, ids, request.dimensions)))
         tokens = sum(map(len, inputs))
         name = request.model or service.model_name
         self.finish(embedding_answer(name, vectors, tokens, request.encoding_format))

@@ -14,11 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from samovar_server.engine.runner import ModelRunner
+from samovar_server.engine.step import Logits, NewToken, Piece
+
 CACHE_NAMES = ("past_key_values", "cache_params", "state")
 """What models call their cache, in their output and as an argument."""
 
 
-class FallbackRunner:
+class FallbackRunner(ModelRunner):
     """As `Runner`, for slot 0 only."""
 
     resumes = False
@@ -34,18 +37,19 @@ class FallbackRunner:
         self._length = 0
 
     @torch.inference_mode()
-    def prefill(self, slot: int, tokens: Seq[int], start: int, *, every: bool = False) -> Tensor:
-        """Begin a sequence with its whole prompt; logits as `Runner.prefill` gives them."""
-        assert slot == 0 and start == 0, "this model takes a prompt whole"
+    def run(self, tokens: Seq[NewToken], pieces: Seq[Piece]) -> Tensor:
+        """The sequence's next token, or a new sequence's whole prompt."""
+        assert len(tokens) + len(pieces) == 1, "one sequence at a time"
+        if tokens:
+            (new,) = tokens
+            assert new.slot == 0 and new.position == self._length, "token by token"
+            return self._forward([new.token], keep=1)[-1:]
+        (prompt,) = pieces
+        assert prompt.slot == 0 and prompt.start == 0, "this model takes a prompt whole"
         self._cache, self._length = {}, 0
-        logits = self._forward(tokens, keep=0 if every else 1)
+        every = prompt.logits is Logits.EVERY
+        logits = self._forward(prompt.tokens, keep=0 if every else 1)
         return logits if every else logits[-1:]
-
-    @torch.inference_mode()
-    def decode(self, slots: Seq[int], tokens: Seq[int], positions: Seq[int]) -> Tensor:
-        """The sequence's next token; logits [1, vocabulary]."""
-        assert list(slots) == [0] and list(positions) == [self._length], "one sequence, token by token"
-        return self._forward(tokens, keep=1)[-1:]
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Never asked for, as nothing is reused."""

@@ -1,9 +1,7 @@
 """The KV cache: one row of keys and values per slot, in buffers that grow by need.
 
-Each layer holds [rows, kv_heads, length + 1, head_dim]. A step writes its keys and values at
-(row, position) and gets back views of what its queries may see, so nothing is copied. The last position
-of each row is never read: padding rows of a decode batch write there, and so do no harm to the prefix a
-free slot keeps.
+Each layer holds [rows, kv_heads, length, head_dim]. A step writes its keys and values at (row, position),
+and its attention reads the buffers where they are, so nothing is copied.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from samovar_server.engine.step import DecodeStep, PrefillStep, Step
+from samovar_server.engine.step import Step
 
 LENGTH_BUCKET = 256
 """Buffers grow to multiples of this many positions, and then by doubling."""
@@ -32,7 +30,7 @@ class SlotLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Take heads, head size, dtype and device from the first keys and values that come in."""
-        rows, length = self.cache.rows, self.cache.length + 1
+        rows, length = self.cache.rows, self.cache.length
         self.keys = key_states.new_zeros(rows, key_states.shape[1], length, key_states.shape[3])
         self.values = value_states.new_zeros(rows, value_states.shape[1], length, value_states.shape[3])
         self.is_initialized = True
@@ -44,8 +42,8 @@ class SlotLayer(CacheLayerMixin):
         self.keys, self.values = (self._grown(buffer) for buffer in (self.keys, self.values))
 
     def _grown(self, old: Tensor) -> Tensor:
-        new = old.new_zeros(self.cache.rows, old.shape[1], self.cache.length + 1, old.shape[3])
-        new[: old.shape[0], :, : old.shape[2] - 1] = old[:, :, :-1]
+        new = old.new_zeros(self.cache.rows, old.shape[1], self.cache.length, old.shape[3])
+        new[: old.shape[0], :, : old.shape[2]] = old
         return new
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
@@ -58,19 +56,23 @@ class SlotLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Write this step's keys and values [batch, kv_heads, new, head_dim]; return what it may see."""
+        """Write the step's keys and values [1, kv_heads, tokens, head_dim]; return all that is held."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        step = self.cache.step
-        if isinstance(step, PrefillStep):
-            self.keys[step.row, :, step.start : step.end] = key_states[0]
-            self.values[step.row, :, step.start : step.end] = value_states[0]
-            row = slice(step.row, step.row + 1)
-            return self.keys[row, :, : step.end], self.values[row, :, : step.end]
-        assert isinstance(step, DecodeStep)
-        self.keys[step.row_index, :, step.write_positions] = key_states[:, :, 0]
-        self.values[step.row_index, :, step.write_positions] = value_states[:, :, 0]
-        return self.keys[: step.rows, :, : step.length], self.values[: step.rows, :, : step.length]
+        assert self.cache.step is not None
+        self._write(self.cache.step, self.keys, key_states[0])
+        self._write(self.cache.step, self.values, value_states[0])
+        return self.keys, self.values
+
+    @staticmethod
+    def _write(step: Step, buffer: Tensor, states: Tensor) -> None:
+        done = step.decoded
+        if step.decoding is not None:
+            buffer[step.decoding.slots, :, step.decoding.positions] = states[:, :done].transpose(0, 1)
+        for piece in step.pieces:
+            size = len(piece.tokens)
+            buffer[piece.slot, :, piece.start : piece.end] = states[:, done : done + size]
+            done += size
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Unused: the engine's attention makes its own masks. (length, offset)."""
@@ -120,5 +122,5 @@ class SlotCache(Cache):
 
     def growth_bytes(self) -> int:
         """Bytes that growing to the most would add."""
-        grown = (self.slots * (self.context_length + 1)) / (self.rows * (self.length + 1))
+        grown = (self.slots * self.context_length) / (self.rows * self.length)
         return round(self.nbytes() * (grown - 1))

@@ -1,28 +1,27 @@
-"""Runs one forward pass of the model: a chunk of a prompt, or one token for many rows."""
+"""Runs one forward pass of the model: a step of the engine as a function from tokens to logits."""
 
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Sequence as Seq
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from samovar_server.engine.kv_cache import SlotCache
-from samovar_server.engine.step import DecodeStep, PrefillStep, Step
+from samovar_server.engine.step import Decoding, Logits, NewToken, Piece, Step
 
 LENGTH_STEP = 64
 """Decode attends to a multiple of this many positions, so that few shapes occur."""
-ROWS_STEP = 4
-"""Decode runs a multiple of this many rows: 3 and 4 rows take the same time, 1 and 2 take longer."""
 
 
-class ModelRunner(Protocol):
+class ModelRunner(ABC):
     """What the engine asks of a model, whichever way it is run.
 
     `slots` is how many sequences it holds at once. `resumes` says whether a sequence can be taken up again
-    where it stands: only then may a prompt come in chunks, and a slot's prefix be used for another prompt.
+    where it stands: only then may a prompt come in pieces, and a slot's prefix be used for another prompt.
     """
 
     resumes: bool
@@ -30,24 +29,32 @@ class ModelRunner(Protocol):
     model: Any
     device: torch.device
 
-    def prefill(self, slot: int, tokens: Seq[int], start: int, *, every: bool = False) -> Tensor:
-        """Compute prompt tokens from position `start` on.
+    @abstractmethod
+    def run(self, tokens: Seq[NewToken], pieces: Seq[Piece]) -> Tensor:
+        """Compute `tokens` and `pieces`, all of different slots, and keep what later steps need of them.
 
-        Returns logits [1, vocabulary] after the last token, or with `every` [len(tokens), vocabulary].
+        Returns the logits that were asked for in their order, [rows, vocabulary].
         """
 
-    def decode(self, slots: Seq[int], tokens: Seq[int], positions: Seq[int]) -> Tensor:
-        """One token for each of `slots`, at its position; logits [len(slots), vocabulary]."""
-
+    @abstractmethod
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Give slot `target` the first `length` positions of slot `source`."""
 
+    @abstractmethod
     def growth_bytes(self) -> int:
         """Bytes that the cache may still come to take."""
 
+    def prefill(self, slot: int, tokens: Seq[int], start: int, *, every: bool = False) -> Tensor:
+        """Compute one piece; logits after its last token [1, vocabulary], or of `every` one."""
+        return self.run((), [Piece(slot, tokens, start, Logits.EVERY if every else Logits.LAST)])
 
-class Runner:
-    """The model and its slots' KV cache, as a function from tokens to logits."""
+    def decode(self, slots: Seq[int], tokens: Seq[int], positions: Seq[int]) -> Tensor:
+        """Compute one token for each of `slots`; logits [len(slots), vocabulary]."""
+        return self.run([NewToken(*new) for new in zip(slots, tokens, positions, strict=True)], ())
+
+
+class Runner(ModelRunner):
+    """The model and its slots' KV cache."""
 
     resumes = True
 
@@ -61,32 +68,37 @@ class Runner:
         self.cache = SlotCache(layers, slots, context_length)
 
     @torch.inference_mode()
-    def prefill(self, slot: int, tokens: Seq[int], start: int, *, every: bool = False) -> Tensor:
+    def run(self, tokens: Seq[NewToken], pieces: Seq[Piece]) -> Tensor:
         """As ModelRunner has it."""
-        end = start + len(tokens)
-        self.cache.reserve(slot + 1, end)
-        positions = torch.arange(start, end, device=self.device)
-        step = PrefillStep(slot, start, end)
-        return self._forward(tokens, positions[None], step, keep=0 if every else 1)[0]
+        ends = [(token.slot, token.position + 1) for token in tokens]
+        ends += [(piece.slot, piece.end) for piece in pieces]
+        self.cache.reserve(max(slot for slot, _ in ends) + 1, max(end for _, end in ends))
+        step = self.cache.step = Step(self._decoding(tokens), pieces)
+        ids = [token.token for token in tokens]
+        positions = [token.position for token in tokens]
+        wanted = list(range(len(tokens)))
+        for piece in pieces:
+            ids += piece.tokens
+            positions += range(piece.start, piece.end)
+            wanted += range(len(ids) - piece.rows, len(ids))
+        # A model must give some logits; those of a piece that wants none go unread.
+        keep = torch.tensor(wanted or [len(ids) - 1], device=self.device)
+        logits: Tensor = self.model(
+            input_ids=torch.tensor([ids], device=self.device),
+            position_ids=torch.tensor([positions], device=self.device),
+            past_key_values=self.cache,
+            use_cache=True,
+            slot_step=step,
+            **({"logits_to_keep": keep} if self._keeps else {}),
+        ).logits[0]
+        return (logits if self._keeps else logits[keep])[: len(wanted)]
 
-    @torch.inference_mode()
-    def decode(self, slots: Seq[int], tokens: Seq[int], positions: Seq[int]) -> Tensor:
-        """As ModelRunner has it."""
-        rows = min(-(-(max(slots) + 1) // ROWS_STEP) * ROWS_STEP, self.cache.slots)
-        self.cache.reserve(rows, max(positions) + 1)
-        length = min(-(-(max(positions) + 1) // LENGTH_STEP) * LENGTH_STEP, self.cache.length)
-        row_tokens, row_positions, written = [0] * rows, [0] * rows, [self.cache.length] * rows
-        for slot, token, position in zip(slots, tokens, positions, strict=True):
-            row_tokens[slot], row_positions[slot], written[slot] = token, position, position
-        step = DecodeStep(
-            rows=rows,
-            length=length,
-            row_index=torch.arange(rows, device=self.device),
-            positions=torch.tensor(row_positions, device=self.device),
-            write_positions=torch.tensor(written, device=self.device),
-        )
-        logits = self._forward(row_tokens, step.positions[:, None], step, keep=1)[:, -1]
-        return logits[torch.tensor(slots, device=self.device)]
+    def _decoding(self, tokens: Seq[NewToken]) -> Decoding | None:
+        if not tokens:
+            return None
+        seen = max(token.position for token in tokens) + 1
+        length = min(-(-seen // LENGTH_STEP) * LENGTH_STEP, self.cache.length)
+        return Decoding.of(tokens, length, self.device)
 
     @torch.inference_mode()
     def copy_prefix(self, source: int, target: int, length: int) -> None:
@@ -97,17 +109,3 @@ class Runner:
     def growth_bytes(self) -> int:
         """As ModelRunner has it."""
         return self.cache.growth_bytes()
-
-    def _forward(self, tokens: Seq[int], positions: Tensor, step: Step, *, keep: int) -> Tensor:
-        """Logits of the last `keep` positions, 0 meaning all."""
-        self.cache.step = step
-        ids = torch.tensor(tokens, device=self.device).view(positions.shape)
-        logits: Tensor = self.model(
-            input_ids=ids,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            slot_step=step,
-            **({"logits_to_keep": keep} if self._keeps else {}),
-        ).logits
-        return logits[:, -keep:]

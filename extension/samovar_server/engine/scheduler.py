@@ -1,9 +1,10 @@
 """Who computes what in the next step.
 
-Every step decodes one token for each sequence that is past its prompt, and then prefills waiting prompts,
-first come, first served, within a budget of tokens: a small one while others decode, so that a long prompt
-stalls nobody, a large one otherwise. A sequence takes its slot when its turn to prefill comes, so that one
-with the same prompt as its forerunner (a further sample, say) finds that prefix computed.
+Every step decodes one token for each sequence that is past its prompt, and beside them prefills waiting
+prompts, first come, first served, within a budget of tokens: one that `pace` keeps small enough while others
+decode, so that a long prompt stalls nobody, a large one otherwise. A sequence takes its slot when its turn
+to prefill comes, so that one with the same prompt as its forerunner (a further sample, say) finds that
+prefix computed.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from collections import deque
 from dataclasses import dataclass
 
 from samovar_server.engine.attention import QUERY_BLOCK
+from samovar_server.engine.pace import Pace
 from samovar_server.engine.sequence import Phase, Sequence
 from samovar_server.engine.slots import Assignment, SlotPool
 from samovar_server.errors import QueueFull
 
 PREFILL_BUDGET_ALONE = 256
-PREFILL_BUDGET_SHARED = QUERY_BLOCK
-"""Prompt tokens per step while nobody, or somebody, decodes; multiples of QUERY_BLOCK."""
+"""Prompt tokens per step while nobody decodes; a multiple of QUERY_BLOCK."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,11 @@ class Plan:
     def __bool__(self) -> bool:
         """Whether there is anything to do."""
         return bool(self.decode or self.prefill)
+
+    @property
+    def prefilled(self) -> int:
+        """Prompt tokens of the step."""
+        return sum(chunk.end - chunk.start for chunk in self.prefill)
 
 
 class Scheduler:
@@ -81,33 +87,40 @@ class Scheduler:
             self._slots.release(sequence.slot)
         sequence.phase = Phase.FINISHED
 
-    def plan(self) -> Plan:
-        """The next step. Takes it for granted that the plan is carried out in its order."""
+    def plan(self, pace: Pace) -> Plan:
+        """The next step. Takes it for granted that the plan is carried out: first copies, then the rest."""
         decode = [sequence for sequence in self.running if sequence.phase is Phase.DECODE]
-        budget = PREFILL_BUDGET_SHARED if decode else PREFILL_BUDGET_ALONE
+        decode.sort(key=lambda sequence: sequence.slot)  # neighbouring slots are computed without gaps
+        budget = pace.budget if decode else PREFILL_BUDGET_ALONE
         chunks: list[Chunk] = []
-        while budget > 0 and (chunk := self._next_chunk(budget)) is not None:
+        while budget >= QUERY_BLOCK and (chunk := self._next_chunk(budget, chunks)) is not None:
             chunks.append(chunk)
-            # A ragged end costs as much of the budget as a whole block does of the step's time.
-            budget -= -(-(chunk.end - chunk.start) // QUERY_BLOCK) * QUERY_BLOCK
+            budget -= chunk.end - chunk.start
         return Plan(decode, chunks)
 
-    def _next_chunk(self, budget: int) -> Chunk | None:
+    def _next_chunk(self, budget: int, before: list[Chunk]) -> Chunk | None:
+        """The next chunk, of at most `budget` tokens, behind those `before` it in the same step."""
         sequence = next((s for s in self.running if s.phase is Phase.PREFILL), None)
         assignment = None
         if sequence is None:
-            if not self.waiting or not self._slots.has_free:
+            if not self.waiting or not self._slots.has_free or self._gains(self.waiting[0], before):
                 return None
             sequence = self.waiting.popleft()
             assignment = self._admit(sequence)
-        start = sequence.prefilled
-        end = min(start + budget, len(sequence.prompt)) if self._resumes else len(sequence.prompt)
+        start, whole = sequence.prefilled, len(sequence.prompt)
+        end = start + budget // QUERY_BLOCK * QUERY_BLOCK
+        end = min(end, whole) if self._resumes else whole
         self._slots.prefilled(sequence.slot, sequence.prompt[start:end])
         sequence.prefilled = end
-        if end == len(sequence.prompt):
+        if end == whole:
             sequence.phase = Phase.DECODE
         copies = assignment is not None and assignment.source != assignment.slot
         return Chunk(sequence, start, end, assignment if copies else None)
+
+    def _gains(self, sequence: Sequence, chunks: list[Chunk]) -> bool:
+        """Whether `sequence` could start from what `chunks` compute, and so had better wait a step for it."""
+        slot, cached = self._slots.longest_prefix(sequence.prompt)
+        return any(chunk.sequence.slot == slot.index and cached > chunk.start for chunk in chunks)
 
     def _admit(self, sequence: Sequence) -> Assignment:
         # Scores of the prompt need its logits, which a reused prefix does not give.

@@ -15,7 +15,7 @@ import torch
 
 from samovar_server.engine import attention
 from samovar_server.engine.runner import Runner
-from samovar_server.engine.step import DecodeStep
+from samovar_server.engine.step import Logits, NewToken, Piece
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +43,15 @@ def _compare(model: Any, context_length: int) -> str | None:
     tokens = [(17 * n + 3) % config.vocab_size for n in range(sum(CHUNKS) + 1)]
     expected = _plain(model, tokens)
     runner = Runner(model, 2, 16)
-    runner.prefill(0, tokens[:2], 0)  # a neighbour, whose keys nobody else may see
-    start, got = 0, []
-    for length in CHUNKS:
-        got.append(runner.prefill(1, tokens[start : start + length], start, every=True))
-        start += length
-    got.append(runner.decode([0, 1], [tokens[2], tokens[start]], [2, start])[1:])
+    first, second = CHUNKS
+    end = first + second
+    # Slot 0 is a neighbour, whose keys nobody else may see.
+    neighbour = Piece(0, tokens[:2], 0, Logits.NONE)
+    got = [
+        runner.run((), [neighbour, Piece(1, tokens[:first], 0, Logits.EVERY)]),
+        runner.run([NewToken(0, tokens[2], 2)], [Piece(1, tokens[first:end], first, Logits.EVERY)])[1:],
+        runner.run([NewToken(0, tokens[3], 3), NewToken(1, tokens[end], end)], ())[1:],
+    ]
     difference = ((torch.cat(got) - expected).abs().max() / expected.float().std()).item()
     allowed = TOLERANCE.get(expected.dtype, LOW_PRECISION_TOLERANCE)
     if not difference <= allowed:  # a NaN is none
@@ -62,8 +65,8 @@ def _compare(model: Any, context_length: int) -> str | None:
 def _windows_seen(runner: Runner, context_length: int) -> set[int | None]:
     """The sliding windows that layers asked for in the last step; None is unlimited attention."""
     step = runner.cache.step
-    assert isinstance(step, DecodeStep)
-    return {window if window and window < context_length else None for window in step.masks}
+    assert step is not None
+    return {window if window and window < context_length else None for window in step.windows()}
 
 
 def _windows_meant(model: Any, context_length: int) -> set[int | None]:

@@ -16,6 +16,7 @@ from tornado import web
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
+from samovar_server.engine.compute import ComputeThread
 from samovar_server.engine.core import Delivery, Engine
 from samovar_server.engine.embedding import Embedder, makes_embeddings
 from samovar_server.engine.embeddings import EmbeddingService
@@ -28,6 +29,7 @@ from samovar_server.engine.runner import ModelRunner, Runner
 from samovar_server.engine.service import Service
 from samovar_server.engine.vocabulary import Vocabulary
 from samovar_server.loader.spec import WorkerSpec
+from samovar_server.workers.pipes import resident_bytes
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ class Serving:
 
     spec: WorkerSpec
     runner: ModelRunner
+    compute: ComputeThread
     tokenizer: object
     context_length: int
     stop_tokens: frozenset[int]
@@ -89,6 +92,7 @@ class Serving:
 
         engine = Engine(
             self.runner,
+            self.compute,
             slots=self.runner.slots,
             max_queue=self.spec.max_queue,
             deliver=lambda outputs: _call_soon(loop, hand_out, outputs),
@@ -118,6 +122,7 @@ class EmbeddingServing:
 
     spec: WorkerSpec
     embedder: Embedder
+    compute: ComputeThread
     load_seconds: dict[str, float]
 
     @property
@@ -143,7 +148,7 @@ class EmbeddingServing:
 
     def listen(self) -> int:
         """Start the service on the running event loop; returns the port."""
-        service = EmbeddingService(self.embedder, self.spec.model_name, self.spec.secret)
+        service = EmbeddingService(self.embedder, self.spec.model_name, self.spec.secret, self.compute)
         return listen(service.application())
 
 
@@ -157,9 +162,17 @@ def listen(application: web.Application) -> int:
 
 
 def prepare(spec: WorkerSpec, report: Report) -> Serving | EmbeddingServing:
-    """Load the model of `spec` and run it once. LoadFailed or InvalidRequest says why not."""
-    if makes_embeddings(Path(spec.model_path)):
-        return prepare_embeddings(spec, report)
+    """Load the model of `spec` and run it once. LoadFailed or InvalidRequest says why not.
+
+    `report` is called on the compute thread, where all of it is done.
+    """
+    compute = ComputeThread()
+    prepare_it = prepare_embeddings if makes_embeddings(Path(spec.model_path)) else prepare_generating
+    return compute.call(prepare_it, spec, report, compute).result()
+
+
+def prepare_generating(spec: WorkerSpec, report: Report, compute: ComputeThread) -> Serving:
+    """As `prepare`, for a model that generates."""
     loaded = load(spec, lambda fraction: report("weights", fraction))
     report("warmup", 0.0)
     began = time.monotonic()
@@ -179,11 +192,11 @@ def prepare(spec: WorkerSpec, report: Report) -> Serving | EmbeddingServing:
     seconds = {"weights": loaded.seconds, "warmup": time.monotonic() - began}
     report("warmup", 1.0)
     return Serving(
-        spec, runner, loaded.tokenizer, loaded.context_length, loaded.stop_tokens, seconds, inexact
+        spec, runner, compute, loaded.tokenizer, loaded.context_length, loaded.stop_tokens, seconds, inexact
     )
 
 
-def prepare_embeddings(spec: WorkerSpec, report: Report) -> EmbeddingServing:
+def prepare_embeddings(spec: WorkerSpec, report: Report, compute: ComputeThread) -> EmbeddingServing:
     """As `prepare`, for a model whose card says how it makes vectors."""
     embedder = Embedder.load(spec)
     report("warmup", 0.0)
@@ -191,20 +204,7 @@ def prepare_embeddings(spec: WorkerSpec, report: Report) -> EmbeddingServing:
     embedder.embed([0, 0])
     report("warmup", 1.0)
     seconds = {"weights": embedder.seconds, "warmup": time.monotonic() - began}
-    return EmbeddingServing(spec, embedder, seconds)
-
-
-def resident_bytes() -> int:
-    """The process's resident memory."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:  # not Linux: the peak is what there is
-        import resource
-        import sys
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return EmbeddingServing(spec, embedder, compute, seconds)
 
 
 def _call_soon(

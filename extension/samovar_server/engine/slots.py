@@ -43,10 +43,16 @@ class SlotPool:
         """Whether `acquire` can be called."""
         return any(not slot.busy for slot in self.slots)
 
+    def longest_prefix(self, prompt: Sequence[int]) -> tuple[Slot, int]:
+        """The slot with most of `prompt`, free ones first, and how many tokens of it."""
+        best = max(self.slots, key=lambda slot: (common_blocks(slot.tokens, prompt), not slot.busy))
+        return best, common_blocks(best.tokens, prompt)
+
     def acquire(self, prompt: Sequence[int], *, reuse: bool = True) -> Assignment:
         """Take a free slot for `prompt`. There must be one. Without `reuse` nothing counts as cached."""
-        best = max(self.slots, key=lambda slot: (common_blocks(slot.tokens, prompt), not slot.busy))
-        cached = common_blocks(best.tokens, prompt) if reuse else 0
+        best, cached = self.longest_prefix(prompt)
+        if not reuse:
+            cached = 0
         free = [slot for slot in self.slots if not slot.busy]
         if cached and not best.busy:
             target = best

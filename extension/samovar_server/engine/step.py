@@ -1,21 +1,107 @@
-"""What one forward pass of the model works on: a piece of one prompt, or one new token for many rows."""
+"""What one forward pass of the model works on: a new token for some slots, and pieces of prompts for others.
+
+All of it is one row of tokens to the model: first one token for each decoding slot, then the pieces one
+after the other. Layers that work token by token need not know which is which, and the weights are read
+once for all. Only the KV cache and the attention take the row apart again.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
+from enum import Enum
 
 import torch
 from torch import Tensor
 
 
-@dataclass(slots=True)
-class PrefillStep:
-    """Prompt positions `start` to `end` (exclusive) of the slot `row`."""
+class Logits(Enum):
+    """Of which of a piece's tokens the logits are wanted."""
 
-    row: int
+    NONE = "none"
+    LAST = "last"
+    EVERY = "every"
+
+
+@dataclass(frozen=True, slots=True)
+class NewToken:
+    """The newest token of a slot, to be written at `position`. Its logits are wanted."""
+
+    slot: int
+    token: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Prompt tokens of a slot, from position `start` on."""
+
+    slot: int
+    tokens: Seq[int]
     start: int
-    end: int
+    logits: Logits = Logits.LAST
+
+    @property
+    def end(self) -> int:
+        """The position behind the last token."""
+        return self.start + len(self.tokens)
+
+    @property
+    def rows(self) -> int:
+        """Of how many tokens the logits are wanted."""
+        return {Logits.NONE: 0, Logits.LAST: 1, Logits.EVERY: len(self.tokens)}[self.logits]
+
+
+@dataclass(slots=True)
+class Decoding:
+    """The decoding part of a step: one query for each of `slots` [n], at `positions` [n].
+
+    Attention runs over all slots from `first` to `last` (exclusive) and over the first `length` positions,
+    a bucket that holds all queries. `rows` [n] are the queries' places among those slots, or None when
+    there is one for each, in order.
+    """
+
+    slots: Tensor
+    positions: Tensor
+    first: int
+    last: int
+    length: int
+    rows: Tensor | None
+    masks: dict[int | None, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, tokens: Seq[NewToken], length: int, device: torch.device) -> Decoding:
+        """That of `tokens`, in their order."""
+        slots = [token.slot for token in tokens]
+        first, last = min(slots), max(slots) + 1
+        whole = slots == list(range(first, last))
+        index = torch.tensor(slots, device=device)
+        positions = torch.tensor([token.position for token in tokens], device=device)
+        return cls(index, positions, first, last, length, None if whole else index - first)
+
+    def mask(self, window: int | None, like: Tensor) -> Tensor:
+        """Additive mask [slots, 1, 1, length]; computed once a step for each window size."""
+        if window not in self.masks:
+            queries = self.positions
+            if self.rows is not None:  # a slot without a query sees its first position, and nobody looks
+                queries = queries.new_zeros(self.last - self.first).index_copy_(0, self.rows, queries)
+            keys = torch.arange(self.length, device=like.device)
+            self.masks[window] = _mask(queries[:, None, None, None], keys, window, like)
+        return self.masks[window]
+
+
+@dataclass(slots=True)
+class Step:
+    """A forward pass: the decoding part, if any, and the pieces behind it."""
+
+    decoding: Decoding | None
+    pieces: Seq[Piece]
     masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
+
+    @property
+    def decoded(self) -> int:
+        """How many tokens of the row are the decoding part's."""
+        return 0 if self.decoding is None else len(self.decoding.slots)
 
     def mask(self, start: int, end: int, window: int | None, like: Tensor) -> Tensor:
         """Additive mask [end - start, end]: query i sees keys up to itself, the last `window` of them."""
@@ -25,33 +111,10 @@ class PrefillStep:
             self.masks[key] = _mask(queries, torch.arange(end, device=like.device), window, like)
         return self.masks[key]
 
-
-@dataclass(slots=True)
-class DecodeStep:
-    """One new token in each of the first `rows` slots, of which some are padding.
-
-    `row_index` is arange(rows). `positions` [rows] are where the queries stand (0 for padding);
-    `write_positions` [rows] where their keys go (the never-read last position for padding). Keys are
-    seen up to `length`, a bucket that holds all rows.
-    """
-
-    rows: int
-    length: int
-    row_index: Tensor
-    positions: Tensor
-    write_positions: Tensor
-    masks: dict[int | None, Tensor] = field(default_factory=dict)
-
-    def mask(self, window: int | None, like: Tensor) -> Tensor:
-        """Additive mask [rows, 1, 1, length]; computed once a step for each window size."""
-        if window not in self.masks:
-            queries = self.positions[:, None, None, None]
-            keys = torch.arange(self.length, device=like.device)
-            self.masks[window] = _mask(queries, keys, window, like)
-        return self.masks[window]
-
-
-Step = PrefillStep | DecodeStep
+    def windows(self) -> set[int | None]:
+        """The sliding windows that layers asked for; None is unlimited attention."""
+        decoding = set() if self.decoding is None else set(self.decoding.masks)
+        return decoding | {window for _, _, window in self.masks}
 
 
 def _mask(queries: Tensor, keys: Tensor, window: int | None, like: Tensor) -> Tensor:

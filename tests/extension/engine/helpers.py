@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from samovar_server.engine.compute import ComputeThread
 from samovar_server.engine.core import Delivery, Engine
+from samovar_server.engine.runner import ModelRunner
 from samovar_server.engine.sequence import Output, Sequence
+from samovar_server.engine.step import NewToken, Piece
 from samovar_server.engine.text import TextStream
 from samovar_server.protocol.sampling import SamplingParams
 
@@ -39,32 +42,44 @@ def expected(prompt: Seq[int], count: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
-class RuleRunner:
+class Call(NamedTuple):
+    """A step: how many slots decoded, and the lengths of the pieces."""
+
+    decoded: int
+    pieces: list[int]
+
+
+class RuleRunner(ModelRunner):
     """Stands for the model: keeps what was written to each slot, as the KV cache does."""
 
     resumes = True
 
     def __init__(self, slots: int) -> None:
         self.rows: list[list[int]] = [[] for _ in range(slots)]
-        self.calls: list[tuple[str, int]] = []
+        self.slots = slots
+        self.calls: list[Call] = []
         self.gate: threading.Semaphore | None = None
         self.fail_next = False
 
-    def prefill(self, slot: int, tokens: Seq[int], start: int, *, every: bool = False) -> torch.Tensor:
-        self._step("prefill", len(tokens))
-        assert len(self.rows[slot]) >= start, "a chunk that does not follow on what the slot holds"
-        self.rows[slot][start:] = tokens
-        if not every:
-            return self._logits(self.rows[slot])[None]
-        ends = range(start + 1, start + len(tokens) + 1)
-        return torch.stack([self._logits(self.rows[slot][:end]) for end in ends])
-
-    def decode(self, slots: Seq[int], tokens: Seq[int], positions: Seq[int]) -> torch.Tensor:
-        self._step("decode", len(slots))
-        for slot, token, position in zip(slots, tokens, positions, strict=True):
-            assert len(self.rows[slot]) == position, "a token at a position that is not the next"
-            self.rows[slot].append(token)
-        return torch.stack([self._logits(self.rows[slot]) for slot in slots])
+    def run(self, tokens: Seq[NewToken], pieces: Seq[Piece]) -> torch.Tensor:
+        if self.gate is not None:
+            assert self.gate.acquire(timeout=30), "the test never let the step go"
+        if self.fail_next:
+            raise RuntimeError("out of order")
+        self.calls.append(Call(len(tokens), [len(piece.tokens) for piece in pieces]))
+        slots = [new.slot for new in tokens] + [piece.slot for piece in pieces]
+        assert len(set(slots)) == len(slots), "a slot twice in a step"
+        logits = []
+        for new in tokens:
+            assert len(self.rows[new.slot]) == new.position, "a token at a position that is not the next"
+            self.rows[new.slot].append(new.token)
+            logits.append(self._logits(self.rows[new.slot]))
+        for piece in pieces:
+            row = self.rows[piece.slot]
+            assert len(row) >= piece.start, "a chunk that does not follow on what the slot holds"
+            row[piece.start :] = piece.tokens
+            logits += [self._logits(row[:end]) for end in range(len(row) - piece.rows + 1, len(row) + 1)]
+        return torch.stack(logits) if logits else torch.empty(0, VOCABULARY)
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         assert len(self.rows[source]) >= length, "a prefix that the source does not hold"
@@ -75,12 +90,8 @@ class RuleRunner:
         logits[next_token(tokens)] = 1
         return logits
 
-    def _step(self, kind: str, size: int) -> None:
-        if self.gate is not None:
-            assert self.gate.acquire(timeout=30), "the test never let the step go"
-        if self.fail_next:
-            raise RuntimeError("out of order")
-        self.calls.append((kind, size))
+    def growth_bytes(self) -> int:
+        return 0
 
 
 @dataclass
@@ -110,7 +121,8 @@ class Bench:
         self.failure: list[Exception] = []
         self.failed = threading.Event()
         self.engine = Engine(
-            self.runner,  # type: ignore[arg-type]
+            self.runner,
+            ComputeThread(),
             slots=slots,
             max_queue=max_queue,
             deliver=self._deliver,

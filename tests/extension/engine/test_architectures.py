@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, T5Config
 from transformers.utils import logging as transformers_logging
 
 from samovar_server.engine import selfcheck
+from samovar_server.engine.compute import ComputeThread
 from samovar_server.engine.core import Delivery, Engine
 from samovar_server.engine.fallback import FallbackRunner
 from samovar_server.engine.linear import can_pack
@@ -25,7 +26,7 @@ from samovar_server.engine.runner import ModelRunner, Runner
 from samovar_server.engine.scheduler import PREFILL_BUDGET_ALONE
 from samovar_server.engine.sequence import Output, Sequence
 from samovar_server.engine.serving import Serving, prepare
-from samovar_server.engine.step import PrefillStep
+from samovar_server.engine.step import Step
 from samovar_server.engine.text import TextStream
 from samovar_server.errors import LoadFailed
 from samovar_server.loader.spec import WorkerSpec
@@ -77,7 +78,14 @@ def continued(runner: ModelRunner, requests: list[list[int]]) -> list[Sequence]:
             sequence.emit(output)
 
     failures: list[Exception] = []
-    engine = Engine(runner, slots=runner.slots, max_queue=100, deliver=deliver, on_failure=failures.append)
+    engine = Engine(
+        runner,
+        ComputeThread(),
+        slots=runner.slots,
+        max_queue=100,
+        deliver=deliver,
+        on_failure=failures.append,
+    )
     engine.start()
     sequences, ends = [], []
     for prompt in requests:
@@ -204,12 +212,10 @@ def test_a_model_that_differs_in_the_slots_is_found_out(
     assert "its layers ask for the windows" in str(selfcheck.disagreement(model, 512))
     model.config.sliding_window = WINDOW
 
-    monkeypatch.setattr(
-        PrefillStep, "mask", lambda self, start, end, window, like: like.new_zeros(end - start, end)
-    )
+    monkeypatch.setattr(Step, "mask", lambda self, start, end, window, like: like.new_zeros(end - start, end))
     assert "its logits in the slots differ by" in str(selfcheck.disagreement(model, 512))
 
-    monkeypatch.setattr(PrefillStep, "mask", None)
+    monkeypatch.setattr(Step, "mask", None)
     assert selfcheck.disagreement(model, 512) == "it fails in the slots with TypeError"
 
 

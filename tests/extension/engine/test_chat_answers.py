@@ -15,6 +15,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from samovar_server.engine import grammar
+from samovar_server.engine.compute import ComputeThread
 from samovar_server.engine.core import Delivery, Engine
 from samovar_server.engine.grammar import Grammars
 from samovar_server.engine.routes import application
@@ -105,7 +106,9 @@ def _engine(vocabulary: int, call_soon: Callable[..., object]) -> Engine:
             call_soon(sequence.emit, output)
 
     runner: Any = Whim(4, vocabulary)
-    engine = Engine(runner, slots=4, max_queue=9, deliver=deliver, on_failure=lambda error: None)
+    engine = Engine(
+        runner, ComputeThread(), slots=4, max_queue=9, deliver=deliver, on_failure=lambda error: None
+    )
     engine.start()
     return engine
 

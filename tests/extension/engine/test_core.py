@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import threading
 
 import pytest
 import torch
 
+from samovar_server.engine.attention import QUERY_BLOCK
+from samovar_server.engine.pace import MOST_BLOCKS
 from samovar_server.errors import InvalidRequest, QueueFull, SamovarError
 from tests.extension.engine.helpers import Bench, Digits, expected, next_token
 
@@ -80,12 +81,33 @@ def test_a_long_prompt_does_not_stall_the_others_tokens() -> None:
         bench.runner.gate.release(1000)
         assert long.done.wait(30)
         assert short.done.wait(30)
-    kinds = [kind for kind, _ in bench.runner.calls]
-    first, last = kinds.index("prefill", 1), len(kinds) - 1 - kinds[::-1].index("prefill")
-    between = kinds[first:last]
-    assert len(between) > 10
-    assert all(a != b for a, b in itertools.pairwise(between)), "two chunks without a token between"
-    assert max(size for kind, size in bench.runner.calls[1:] if kind == "prefill") <= 32
+    began = next(n for n, call in enumerate(bench.runner.calls) if n and call.pieces)
+    ended = max(n for n, call in enumerate(bench.runner.calls) if call.pieces)
+    beside = bench.runner.calls[began : ended + 1]
+    assert len(beside) > 1, "the whole prompt in one step"
+    assert all(call.decoded == 1 for call in beside), "a step that gave the short one no token"
+    assert all(sum(call.pieces) <= MOST_BLOCKS * QUERY_BLOCK for call in beside)
+
+
+def test_prompts_that_wait_together_are_computed_together() -> None:
+    with Bench(slots=8) as bench:
+        bench.runner.gate = threading.Semaphore(0)
+        requests = [bench.submit([n, n + 1, n + 2], max_tokens=2) for n in range(8)]
+        bench.runner.gate.release(1000)
+        for request in requests:
+            assert request.done.wait(30)
+    # The engine may have begun the first alone, before the others were there.
+    assert sum(bool(call.pieces) for call in bench.runner.calls) <= 2
+
+
+def test_samples_of_one_prompt_share_its_computation() -> None:
+    prompt = list(range(90))
+    with Bench(slots=4) as bench:
+        requests = [bench.submit(prompt, max_tokens=2) for _ in range(4)]
+        for request in requests:
+            assert request.done.wait(30)
+    assert sum(sum(call.pieces) for call in bench.runner.calls) == 90 + 3 * 26
+    assert {request.text for request in requests} == {text_of(expected(prompt, 2))}
 
 
 def test_an_abort_frees_the_slot_within_one_step() -> None:

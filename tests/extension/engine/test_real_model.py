@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from samovar_server.engine.compute import ComputeThread
 from samovar_server.engine.core import Delivery, Engine
 from samovar_server.engine.linear import PackedLinear, can_pack, rows_agree
 from samovar_server.engine.loading import LoadedWeights, load
@@ -41,15 +42,14 @@ class Recorder(Runner):
         super().__init__(*args)
         self.seen: dict[int, list[torch.Tensor]] = {}
 
-    def prefill(self, slot: int, tokens: Any, start: int, *, every: bool = False) -> torch.Tensor:
-        logits = super().prefill(slot, tokens, start, every=every)
-        self.seen[slot] = [logits[-1].clone()]  # of a prompt in chunks, the last chunk's count
-        return logits
-
-    def decode(self, slots: Any, tokens: Any, positions: Any) -> torch.Tensor:
-        logits = super().decode(slots, tokens, positions)
-        for slot, row in zip(slots, logits, strict=True):
-            self.seen[slot].append(row.clone())
+    def run(self, tokens: Any, pieces: Any) -> torch.Tensor:
+        logits = super().run(tokens, pieces)
+        rows = iter(logits)
+        for new in tokens:
+            self.seen[new.slot].append(next(rows).clone())
+        for piece in pieces:
+            mine = [next(rows) for _ in range(piece.rows)]
+            self.seen[piece.slot] = [row.clone() for row in mine[-1:]]
         return logits
 
 
@@ -62,6 +62,7 @@ class Run:
         self.logits: dict[int, torch.Tensor] = {}
         self.engine = Engine(
             self.runner,
+            ComputeThread(),
             slots=slots,
             max_queue=100,
             deliver=self._deliver,

@@ -1,0 +1,53 @@
+"""The pace at which prompts are computed beside others' tokens follows what steps take."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+
+from samovar_server.engine.attention import QUERY_BLOCK
+from samovar_server.engine.pace import MOST_BLOCKS, STRETCH, Pace
+
+
+def run(pace: Pace, decode: float, token: float, steps: int) -> tuple[Pace, list[float]]:
+    """Steps with a long prompt waiting, on a machine with these costs; the last pace, and their seconds."""
+    taken = []
+    for _ in range(steps):
+        taken.append(decode + token * pace.budget)
+        pace = pace.after(taken[-1], decoded=True, prefilled=pace.budget)
+    return pace, taken
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_steps_settle_below_the_bound_or_at_the_smallest_piece(seed: int) -> None:
+    rng = random.Random(seed)
+    decode, token = rng.uniform(0.005, 0.1), rng.uniform(1e-5, 5e-3)
+    pace = Pace(decode_seconds=decode, blocks=rng.randrange(1, MOST_BLOCKS + 1))
+    pace, taken = run(pace, decode, token, 40)
+    smallest = decode + token * QUERY_BLOCK
+    # It feels its way up and is thrown back: above the bound never twice in a row, once it has settled.
+    above = [seconds > max(STRETCH * decode, smallest) * 1.001 for seconds in taken[5:]]
+    assert not any(first and second for first, second in itertools.pairwise(above))
+
+
+def test_cheap_prompts_are_taken_in_large_pieces_and_dear_ones_in_small() -> None:
+    assert run(Pace(0.05), 0.05, 1e-6, 20)[0].blocks == MOST_BLOCKS
+    assert run(Pace(0.05), 0.05, 1.0, 20)[0].blocks == 1
+
+
+def test_nothing_is_concluded_from_steps_that_do_not_show_it() -> None:
+    pace = Pace(0.05, blocks=3)
+    assert pace.after(9.0, decoded=False, prefilled=256) == pace, "nobody waited for this one"
+    assert pace.after(0.06, decoded=True, prefilled=5) == pace, "a short prompt's end does not fill the step"
+    assert Pace().after(9.0, decoded=True, prefilled=64) == Pace(), "there is nothing to compare with"
+
+
+def test_the_decode_time_is_followed() -> None:
+    pace = Pace()
+    for _ in range(30):
+        pace = pace.after(0.02, decoded=True, prefilled=0)
+    for _ in range(30):
+        pace = pace.after(0.04, decoded=True, prefilled=0)
+    assert pace.decode_seconds == pytest.approx(0.04, rel=0.05)

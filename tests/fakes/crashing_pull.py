@@ -38,7 +38,7 @@ def source(work: Path, reporter: Reporter) -> Provenance:
 
 
 def bring(target: Path) -> None:
-    pull.bring("org/tiny", target, [source], Silent(sys.stderr))
+    pull.bring("org/tiny", target, [pull.Source(source)], Silent(sys.stderr))
 
 
 def dies_at(count: int, target: Path) -> bool:

@@ -19,6 +19,16 @@ INTERVAL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
+class FileCount:
+    """How far one file is, in bytes; `finished` once it is checked and in its place."""
+
+    path: str
+    bytes_done: int
+    bytes_total: int
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """One step. Bytes count within the phase; 0 of 0 where nothing can be counted."""
 
@@ -27,6 +37,7 @@ class Progress:
     message: str
     bytes_done: int = 0
     bytes_total: int = 0
+    files: tuple[FileCount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +82,19 @@ class Reporter:
 
     @contextmanager
     def phase(
-        self, phase: Phase, message: str, measure: Callable[[], int] | None = None, total: int = 0
+        self,
+        phase: Phase,
+        message: str,
+        measure: Callable[[], int] | None = None,
+        total: int = 0,
+        files: Callable[[], tuple[FileCount, ...]] = tuple,
     ) -> Iterator[None]:
-        """Tell twice a second how far the enclosed work is: `measure()` of `total` bytes."""
+        """Tell twice a second how far the enclosed work is: `measure()` of `total` bytes, in which files."""
         stop = threading.Event()
 
         def tell() -> None:
             done = min(measure(), total) if measure else 0
-            self.send(Progress(phase, message, done, total))
+            self.send(Progress(phase, message, done, total, files()))
 
         def keep_telling() -> None:
             while not stop.wait(INTERVAL_SECONDS):
@@ -93,7 +109,7 @@ class Reporter:
             stop.set()
             ticker.join()
         if total:
-            self.send(Progress(phase, message, total, total))
+            self.send(Progress(phase, message, total, total, files()))
 
 
 def bytes_below(*roots: Path) -> int:

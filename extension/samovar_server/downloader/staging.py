@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from samovar_server.downloader.failures import PullFailed, not_enough_space
 from samovar_server.downloader.progress import INTERVAL_SECONDS, Progress, Reporter
+from samovar_server.inventory.partials import PARTIAL_SUFFIX
 from samovar_server.inventory.scan import PROVENANCE_FILE
 
 
@@ -62,6 +63,23 @@ def work_folder(target: Path) -> Iterator[Path]:
         yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)  # what stays is removed by the next start
+
+
+@contextmanager
+def kept_folder(target: Path) -> Iterator[Path]:
+    """A hidden folder beside `target` that the next attempt finds again, gone at the end if all went well.
+
+    Hold the lock of `target`.
+    """
+    work = target.parent / f".{target.name}{PARTIAL_SUFFIX}"
+    work.mkdir(exist_ok=True)
+    try:
+        yield work
+    except BaseException:
+        if not any(path.is_file() for path in work.rglob("*")):
+            shutil.rmtree(work)
+        raise
+    shutil.rmtree(work)
 
 
 def _work_prefix(target: Path) -> str:

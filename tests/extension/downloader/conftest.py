@@ -2,11 +2,31 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 
+from samovar_server.downloader import fetch, hub_api
 from samovar_server.downloader.progress import Reporter
+from samovar_server.downloader.retry import Backoff
+from tests.fakes.fake_hub import FakeHub, serving
+
+WEIGHTS = b"weights" + b"." * 200_000
+
+FILES = {
+    "config.json": b"{}",
+    "generation_config.json": b'{"eos_token_id": 2}',
+    "tokenizer.json": b'{"a": 1}' + b" " * 5000,
+    "model.safetensors": WEIGHTS,
+    "pytorch_model.bin": b"pickle" * 1000,
+    "modeling_tiny.py": b"import os",
+    "onnx/model.safetensors": b"other" * 1000,
+    "README.md": b"hello",
+}
+WANTED = {"config.json", "generation_config.json", "tokenizer.json", "model.safetensors"}
 
 
 class Recorder(Reporter):
@@ -29,3 +49,19 @@ class Recorder(Reporter):
 @pytest.fixture
 def reporter() -> Recorder:
     return Recorder()
+
+
+@pytest.fixture
+def fake_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A Hub with one repo, for huggingface_hub in this process; no token, no waiting between attempts."""
+    with serving(FakeHub(files=dict(FILES))) as fake:
+        monkeypatch.setattr(constants, "ENDPOINT", fake.url)
+        template = fake.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        monkeypatch.setattr(hub_api, "BACKOFF", Backoff(first=0.0, attempts=3, longest_asked=0.0))
+        monkeypatch.setattr(fetch, "BACKOFF", Backoff(first=0.0, longest_asked=0.0))
+        yield fake

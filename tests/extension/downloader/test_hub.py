@@ -6,63 +6,34 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from huggingface_hub import constants
 
-from samovar_server.downloader import hub
+from samovar_server.downloader import hub, hub_api
 from samovar_server.downloader.failures import PullFailed, SourceUnavailable
+from samovar_server.downloader.plan import Choice
 from samovar_server.inventory.references import resolve
 from samovar_server.inventory.scan import list_models
-from tests.extension.downloader.conftest import Recorder
-from tests.fakes.fake_hub import FakeHub, serving
+from tests.extension.downloader.conftest import FILES, WANTED, WEIGHTS, Recorder
+from tests.fakes.fake_hub import FakeHub
 from tests.fakes.folders import COMMIT
-
-WEIGHTS = b"weights" + b"." * 200_000
-
-FILES = {
-    "config.json": b"{}",
-    "generation_config.json": b'{"eos_token_id": 2}',
-    "tokenizer.json": b'{"a": 1}' + b" " * 5000,
-    "model.safetensors": WEIGHTS,
-    "pytorch_model.bin": b"pickle" * 1000,
-    "modeling_tiny.py": b"import os",
-    "onnx/model.safetensors": b"other" * 1000,
-    "README.md": b"hello",
-}
-WANTED = {"config.json", "generation_config.json", "tokenizer.json", "model.safetensors"}
-
-
-@pytest.fixture
-def fake_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    with serving(FakeHub(files=dict(FILES))) as fake:
-        monkeypatch.setattr(constants, "ENDPOINT", fake.url)
-        template = fake.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        yield fake
 
 
 def test_only_what_the_loader_reads_is_planned(fake_hub: FakeHub, reporter: Recorder) -> None:
-    plan = hub.plan("org/tiny", None, reporter)
-    assert set(plan.files) == WANTED
-    assert plan.commit == COMMIT
+    plan = hub.plan("org/tiny", None, Choice(), reporter)
+    assert {file.path for file in plan.files} == WANTED
+    assert (plan.repo.commit, plan.repo.license) == (COMMIT, "mit")
     assert plan.total_bytes == sum(len(FILES[name]) for name in WANTED)
-    assert set(plan.sha256) == {"tokenizer.json", "model.safetensors"}
-    assert plan.license == "mit"
 
 
 def test_into_the_cache_where_every_tool_finds_it(fake_hub: FakeHub, reporter: Recorder) -> None:
-    path = hub.into_cache(hub.plan("org/tiny", None, reporter), reporter)
+    path = hub.into_cache(hub.plan("org/tiny", None, Choice(), reporter), reporter)
     assert set(fake_hub.fetched) == WANTED
     assert {file.name for file in path.iterdir()} == WANTED
-    assert reporter.phases == ["checking", "downloading", "verifying"]
+    assert reporter.phases == ["checking", "downloading", "saving"]
     last = [event for event in reporter.events if event["phase"] == "downloading"][-1]
     assert last["bytes_done"] == last["bytes_total"] == sum(len(FILES[name]) for name in WANTED)
     found = resolve("org/tiny", folders=[], aliases={})
@@ -71,7 +42,7 @@ def test_into_the_cache_where_every_tool_finds_it(fake_hub: FakeHub, reporter: R
 
 
 def test_into_a_folder(fake_hub: FakeHub, tmp_path: Path, reporter: Recorder) -> None:
-    provenance = hub.into_folder(hub.plan("org/tiny", "main", reporter), tmp_path / "model", reporter)
+    provenance = hub.into_folder(hub.plan("org/tiny", "main", Choice(), reporter), tmp_path, reporter)
     assert (provenance.name, provenance.revision, provenance.license) == ("org/tiny", COMMIT, "mit")
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == WEIGHTS
     assert {file.name for file in (tmp_path / "model").iterdir()} == WANTED
@@ -79,7 +50,7 @@ def test_into_a_folder(fake_hub: FakeHub, tmp_path: Path, reporter: Recorder) ->
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
 def test_what_arrives_changed_is_thrown_away(name: str, fake_hub: FakeHub, reporter: Recorder) -> None:
-    plan = hub.plan("org/tiny", None, reporter)
+    plan = hub.plan("org/tiny", None, Choice(), reporter)
     fake_hub.wrong_bytes = {name}
     with pytest.raises(PullFailed, match=f"{name} arrived with another checksum") as caught:
         hub.into_cache(plan, reporter)
@@ -92,25 +63,34 @@ def test_what_arrives_changed_is_thrown_away(name: str, fake_hub: FakeHub, repor
 
 def test_the_weights_come_last(fake_hub: FakeHub, reporter: Recorder) -> None:
     """So that a folder with weights is whole, whenever the process was killed."""
-    hub.into_cache(hub.plan("org/tiny", None, reporter), reporter)
-    assert fake_hub.fetched[-1] == "model.safetensors"
+    linked: list[str] = []
+
+    def watch(path: str) -> None:
+        linked.append(path.rpartition("/")[2])
+
+    wanted = hub.plan("org/tiny", None, Choice(), reporter)
+    fake_hub.on_request = watch
+    hub.into_cache(wanted, reporter)
+    assert linked[-1] == "model.safetensors"
+    assert fake_hub.asked[-1].startswith("HEAD ")
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
 def test_a_repo_without_safetensors_is_refused(missing: str, fake_hub: FakeHub, reporter: Recorder) -> None:
     del fake_hub.files[missing]
-    with pytest.raises(PullFailed, match="no safetensors weights") as caught:
-        hub.plan("org/tiny", None, reporter)
+    with pytest.raises(PullFailed, match="neither safetensors weights") as caught:
+        hub.plan("org/tiny", None, Choice(), reporter)
     assert caught.value.code == "no_safetensors"
 
 
 def test_a_missing_shard_is_not_a_model(fake_hub: FakeHub, reporter: Recorder) -> None:
     del fake_hub.files["model.safetensors"]
-    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
-    fake_hub.files["model.safetensors.index.json"] = json.dumps(index).encode()
-    fake_hub.files["model-00001-of-00002.safetensors"] = WEIGHTS
-    with pytest.raises(PullFailed, match="lacks files"):
-        hub.into_cache(hub.plan("org/tiny", None, reporter), reporter)
+    weight_map = {"a": "model-00001-of-00001.safetensors", "b": "other.safetensors"}
+    fake_hub.files["model.safetensors.index.json"] = json.dumps({"weight_map": weight_map}).encode()
+    fake_hub.files["model-00001-of-00001.safetensors"] = WEIGHTS
+    with pytest.raises(PullFailed, match="lacks files that its own index names"):
+        hub.into_cache(hub.plan("org/tiny", None, Choice(), reporter), reporter)
+    assert list_models([]) == []
 
 
 class Answer(NamedTuple):
@@ -123,34 +103,34 @@ class Answer(NamedTuple):
 @pytest.mark.parametrize(
     "answer",
     [
-        Answer(401, "GatedRepo", "gated", "accept its terms"),
-        Answer(401, "RepoNotFound", "repo_not_found", "check the name, or set HF_TOKEN"),
-        Answer(404, "RepoNotFound", "repo_not_found", "check the name, or set HF_TOKEN"),
+        Answer(401, "GatedRepo", "gated", "accept its terms at http://.*/org/tiny, create a token at"),
+        Answer(401, "RepoNotFound", "repo_not_found", "or it is private: then set HF_TOKEN"),
+        Answer(404, "RepoNotFound", "repo_not_found", "or it is private: then set HF_TOKEN"),
         Answer(403, None, "unauthorized", "set HF_TOKEN"),
     ],
 )
 def test_a_refusal_names_the_next_step(answer: Answer, fake_hub: FakeHub, reporter: Recorder) -> None:
     fake_hub.status, fake_hub.error_code = answer.status, answer.error_code
     with pytest.raises(PullFailed, match=answer.next_step) as caught:
-        hub.plan("org/tiny", None, reporter)
+        hub.plan("org/tiny", None, Choice(), reporter)
     assert (caught.value.code, type(caught.value)) == (answer.code, PullFailed)
 
 
 def test_a_revision_that_is_not_there(fake_hub: FakeHub, reporter: Recorder) -> None:
     with pytest.raises(PullFailed, match="has no revision v9") as caught:
-        hub.plan("org/tiny", "v9", reporter)
+        hub.plan("org/tiny", "v9", Choice(), reporter)
     assert caught.value.code == "revision_not_found"
 
 
 def test_another_repo_is_not_there(fake_hub: FakeHub, reporter: Recorder) -> None:
     with pytest.raises(PullFailed, match="The Hub has no model org/other"):
-        hub.plan("org/other", None, reporter)
+        hub.plan("org/other", None, Choice(), reporter)
 
 
 def test_a_hub_in_trouble_counts_as_not_to_be_had(fake_hub: FakeHub, reporter: Recorder) -> None:
     fake_hub.status = 500
     with pytest.raises(SourceUnavailable, match="answered 500"):
-        hub.plan("org/tiny", None, reporter)
+        hub.plan("org/tiny", None, Choice(), reporter)
 
 
 def test_no_network(fake_hub: FakeHub, reporter: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,13 +138,13 @@ def test_no_network(fake_hub: FakeHub, reporter: Recorder, monkeypatch: pytest.M
         port = free.getsockname()[1]
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
     with pytest.raises(SourceUnavailable, match="cannot be reached") as caught:
-        hub.plan("org/tiny", None, reporter)
+        hub.plan("org/tiny", None, Choice(), reporter)
     assert caught.value.code == "hub_unreachable"
     assert str(port) not in caught.value.message
 
 
 def test_a_hub_that_goes_away_after_the_plan(fake_hub: FakeHub, reporter: Recorder) -> None:
-    plan = hub.plan("org/tiny", None, reporter)
+    plan = hub.plan("org/tiny", None, Choice(), reporter)
     fake_hub.status = 503
     with pytest.raises(SourceUnavailable):
         hub.into_cache(plan, reporter)
@@ -173,11 +153,11 @@ def test_a_hub_that_goes_away_after_the_plan(fake_hub: FakeHub, reporter: Record
 def test_a_hub_that_accepts_and_says_nothing(
     fake_hub: FakeHub, reporter: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(hub_api, "CONNECT_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{mute.getsockname()[1]}")
         with pytest.raises(SourceUnavailable, match="cannot be reached"):
-            hub.plan("org/tiny", None, reporter)
+            hub.plan("org/tiny", None, Choice(), reporter)
 
 
 def test_offline_mode_is_respected(
@@ -185,7 +165,7 @@ def test_offline_mode_is_respected(
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(SourceUnavailable, match="HF_HUB_OFFLINE") as caught:
-        hub.plan("org/tiny", None, reporter)
+        hub.plan("org/tiny", None, Choice(), reporter)
     assert caught.value.code == "hub_offline"
     assert fake_hub.tokens == []
 
@@ -193,7 +173,7 @@ def test_offline_mode_is_respected(
 def test_a_full_disk_is_noticed_before_the_download(
     fake_hub: FakeHub, reporter: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = hub.plan("org/tiny", None, reporter)
+    plan = hub.plan("org/tiny", None, Choice(), reporter)
     usage = shutil.disk_usage("/")._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(PullFailed, match="free some space"):

@@ -224,7 +224,7 @@ def test_a_folder_that_is_read_only(tmp_path: Path) -> None:
     ("arguments", "code"),
     [
         (["../escape"], "invalid_value"),
-        (["org/name:model.gguf"], "invalid_value"),
+        (["org/name:Q4_K_M", "--include", "*.json"], "two_choices"),
         ([""], "invalid_value"),
         (["a/b/c"], "not_a_repo"),
         (["org/name", "--source", "pypi"], "no_such_source"),

@@ -1,0 +1,183 @@
+"""What the Hugging Face Hub says of a repo, by its own client: files, commit, who may read it.
+
+The client takes HF_ENDPOINT, HF_TOKEN (or the token of `hf auth login`), proxies and HF_HUB_OFFLINE from
+the environment, as every other tool does. The token is in no message and in no record.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+from urllib.parse import unquote, urlsplit
+
+from huggingface_hub import HfApi, constants, get_token
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import ModelInfo, RepoSibling
+
+from samovar_server.downloader.failures import PullFailed, SourceUnavailable
+from samovar_server.downloader.plan import Repo, RepoFile
+from samovar_server.downloader.retry import RETRIED_STATUSES, Backoff, retry_after_seconds
+
+NetworkError: type[Exception] = HfHubHTTPError.__mro__[1]
+"""The root of the errors of the HTTP library, which is httpx or httpx2, as the Hub's client has it."""
+
+CONNECT_SECONDS = 4.0
+"""How long the Hub may take to answer a question."""
+
+BACKOFF = Backoff(attempts=4, longest_asked=30.0)
+
+T = TypeVar("T")
+
+
+def describe(name: str, revision: str | None) -> Repo:
+    """What the Hub has under `name` at `revision` (its main branch by default).
+
+    Raises SourceUnavailable when the Hub cannot be reached, PullFailed when it has no such model or does
+    not let this user read it.
+    """
+    revision = revision or constants.DEFAULT_REVISION
+    with explained(name, revision):
+        api = HfApi()
+        info = _patiently(
+            lambda: api.model_info(name, revision=revision, timeout=CONNECT_SECONDS, files_metadata=True)
+        )
+        if info.gated:  # its list of files is open to all, the files are not
+            _patiently(lambda: api.auth_check(name))
+    assert info.sha is not None, "the Hub answers with the commit it looked at"
+    return Repo(
+        name=name,
+        revision=revision,
+        commit=info.sha,
+        files=tuple(_file(sibling) for sibling in info.siblings or []),
+        gated=bool(info.gated),
+        license=info.card_data.license if info.card_data is not None else None,
+    )
+
+
+def search(text: str, limit: int) -> list[ModelInfo]:
+    """Models whose names contain `text`, most downloaded first. Raises SourceUnavailable, PullFailed."""
+    with explained("models", constants.DEFAULT_REVISION):
+        found = HfApi().list_models(
+            search=text,
+            limit=limit,
+            sort="downloads",
+            expand=["downloads", "gated", "gguf", "likes", "safetensors"],
+        )
+        return list(found)
+
+
+def name_in(url: str) -> tuple[str, str | None]:
+    """(repo or alias, revision) of what a user may write: org/name, org/name@revision, or a page's address.
+
+    Raises PullFailed for the address of another site.
+    """
+    parts = urlsplit(url)
+    if not parts.scheme:
+        name, _, revision = url.partition("@")
+        return name, revision or None
+    ours = {urlsplit(constants.ENDPOINT).netloc, "huggingface.co", "hf.co"}
+    path = [unquote(part) for part in parts.path.strip("/").split("/")]
+    if parts.scheme not in ("http", "https") or parts.netloc not in ours or len(path) < 2:
+        raise PullFailed(
+            "not_a_repo",
+            f"url: this is no model's page on {constants.ENDPOINT}; write its name, such as org/name.",
+        )
+    has_revision = len(path) >= 4 and path[2] in ("tree", "blob", "resolve")
+    return "/".join(path[:2]), path[3] if has_revision else None
+
+
+@contextmanager
+def explained(repo: str, revision: str) -> Iterator[None]:
+    """Turn what the Hub's client raises into sentences."""
+    try:
+        yield
+    except OfflineModeIsEnabled as error:
+        raise SourceUnavailable(
+            "hub_offline",
+            f"HF_HUB_OFFLINE keeps samovar from asking the Hugging Face Hub for {repo}: "
+            "unset it, or copy the model's folder into a model folder.",
+        ) from error
+    except GatedRepoError as error:
+        raise refusal(repo, 403, "GatedRepo") from error
+    except RepositoryNotFoundError as error:
+        raise refusal(repo, 404, "RepoNotFound") from error
+    except RevisionNotFoundError as error:
+        raise PullFailed(
+            "revision_not_found", f"{repo} has no revision {revision}: check the branch, tag or commit."
+        ) from error
+    except HfHubHTTPError as error:
+        raise refusal(repo, error.response.status_code, None) from error
+    except (NetworkError, LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
+        raise unreachable(repo) from error
+
+
+def refusal(repo: str, status: int, error_code: str | None) -> PullFailed:
+    """What it means that the Hub answers `status` (and its X-Error-Code) for a file or page of `repo`."""
+    page = f"{constants.ENDPOINT}/{repo}"
+    if error_code == "GatedRepo":
+        then = (
+            "then pull again with the token of that account, which HF_TOKEN now holds"
+            if get_token()
+            else f"create a token at {constants.ENDPOINT}/settings/tokens and set HF_TOKEN to it"
+        )
+        return PullFailed("gated", f"{repo} is gated: accept its terms at {page}, {then}.")
+    if error_code == "RepoNotFound":
+        hint = (
+            "the account of HF_TOKEN may not read it"
+            if get_token()
+            else "it is private: then set HF_TOKEN to a token that may read it"
+        )
+        return PullFailed("repo_not_found", f"The Hub has no model {repo}, or {hint}. Check the name.")
+    if status in (401, 403):
+        return PullFailed(
+            "unauthorized",
+            f"The Hub refuses {repo} to this token ({status}): set HF_TOKEN to one that may read it.",
+        )
+    if status == 404:
+        return PullFailed(
+            "file_vanished",
+            f"A file of {repo} is not on the Hub any more: start the download anew, for the latest revision.",
+        )
+    return SourceUnavailable(
+        "hub_error", f"The Hub answered {status} for {repo}: try again in a few minutes."
+    )
+
+
+def unreachable(repo: str) -> SourceUnavailable:
+    """No answer, or one that broke off again and again."""
+    return SourceUnavailable(
+        "hub_unreachable",
+        f"The Hugging Face Hub cannot be reached for {repo}: check the network and its proxy, "
+        "or copy the model's folder into a model folder.",
+    )
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """What `ask` gives, asked again while the Hub is busy or in trouble."""
+    failures = 0
+    while True:
+        try:
+            return ask()
+        except HfHubHTTPError as error:
+            failures += 1
+            response = error.response
+            if response.status_code not in RETRIED_STATUSES or BACKOFF.is_over(failures):
+                raise
+            asked = retry_after_seconds(response.headers.get("Retry-After"))
+            time.sleep(BACKOFF.delay(failures, asked))
+
+
+def _file(sibling: RepoSibling) -> RepoFile:
+    digest = sibling.lfs.sha256 if sibling.lfs is not None else sibling.blob_id
+    if digest is None or sibling.size is None:
+        raise PullFailed("no_metadata", "The Hub does not tell the sizes of this repo's files: try again.")
+    return RepoFile(sibling.rfilename, sibling.size, digest)

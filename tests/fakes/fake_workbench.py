@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.fakes.fake_server import RESIDENT, SECONDS, FakeServer, Handler
+from tests.fakes.fake_server import MODEL, RESIDENT, SECONDS, FakeServer, Handler
 
 GB = 1_000_000_000
 CPU = {
@@ -21,18 +21,70 @@ CPU = {
 }
 
 
+STORED = {
+    "model_name": MODEL,
+    "model_path": "SmolLM2-135M-Instruct",
+    "total_size_bytes": 269_000_000,
+    "model_type": "transformers",
+}
+FOUND = {"id": "org/other", "size_bytes": 40 * GB, "fits": False, "gated": True, "model_type": "gguf"}
+JOB = {
+    "job_id": "j1",
+    "status": "downloading",
+    "url": "org/other",
+    "created_at": 1.0,
+    "bytes_total": 1000 * 10**6,
+    "bytes_done": 250 * 10**6,
+    "bytes_per_second": 5e6,
+    "eta_seconds": 150.0,
+    "files_total": 3,
+    "files_downloaded": 1,
+}
+CHECK = {
+    "status": "ok",
+    "repo_id": "org/other",
+    "matched_files": 3,
+    "total_bytes": GB,
+    "free_disk_bytes": 50 * GB,
+}
+ESTIMATE = {
+    "total_bytes": 600_000_000,
+    "device": "cpu",
+    "free_bytes": 9 * GB,
+    "fits": True,
+    "would_evict": [],
+}
+
+
 @dataclass
 class FakeWorkbench(FakeServer):
     """`publish` tells all who listen; `listening` is set while somebody does."""
 
     memory: list[dict[str, Any]] = field(default_factory=lambda: [dict(CPU)])
     listening: threading.Event = field(default_factory=threading.Event)
+    stored: list[dict[str, Any]] = field(default_factory=lambda: [dict(STORED)])
+    found: list[dict[str, Any]] = field(default_factory=lambda: [dict(FOUND)])
+    jobs: list[dict[str, Any]] = field(default_factory=list)
+    check: dict[str, Any] = field(default_factory=lambda: dict(CHECK))
+    estimate: dict[str, Any] = field(default_factory=lambda: dict(ESTIMATE))
+    refusal: dict[str, Any] | None = None  # what the routes for downloads and the Hub answer instead
 
     def __post_init__(self) -> None:
         self.listeners: list[asyncio.Queue[bytes | None]] = []
 
     def routes(self) -> list[tuple[str, type[Handler]]]:
-        return [*super().routes(), ("/v1/events", Events), ("/v1/models/stats", Stats)]
+        return [
+            *super().routes(),
+            ("/v1/events", Events),
+            ("/v1/models/stats", Stats),
+            ("/v1/models/estimate", Estimate),
+            ("/v1/models/inventory", Inventory),
+            ("/v1/models/search", Search),
+            ("/v1/models/verify-repo", Verify),
+            ("/v1/models/download", DownloadList),
+            (r"/v1/models/download/([^/]+)", OneDownload),
+            (r"/v1/models/download/([^/]+)/resume", Resume),
+        ]
 
     def publish(self, kind: str, data: Mapping[str, Any]) -> None:
         """Tell an event to all who listen; somebody must."""
@@ -83,3 +135,49 @@ class Events(Workbench):
 class Stats(Workbench):
     def get(self) -> None:
         self.finish({"memory": self.fake.memory})
+
+
+class Estimate(Workbench):
+    def post(self) -> None:
+        self.finish(self.fake.estimate)
+
+
+class Inventory(Workbench):
+    def get(self) -> None:
+        self.finish({"models": self.fake.stored})
+
+
+class Hub(Workbench):
+    def answer(self, answer: Mapping[str, Any]) -> None:
+        if self.fake.refusal is not None:
+            self.refuse(502, self.fake.refusal)
+        else:
+            self.finish(dict(answer))
+
+
+class Search(Hub):
+    def get(self) -> None:
+        self.answer({"models": self.fake.found})
+
+
+class Verify(Hub):
+    def post(self) -> None:
+        self.answer(self.fake.check)
+
+
+class DownloadList(Hub):
+    def get(self) -> None:
+        self.finish({"downloads": self.fake.jobs})
+
+    def post(self) -> None:
+        self.answer(JOB | {"url": self.body["url"], "status": "pending", "bytes_total": 0, "bytes_done": 0})
+
+
+class OneDownload(Hub):
+    def delete(self, job_id: str) -> None:
+        self.answer(JOB | {"job_id": job_id, "status": "cancelled"})
+
+
+class Resume(Hub):
+    def post(self, job_id: str) -> None:
+        self.answer(JOB | {"job_id": job_id})

@@ -10,7 +10,8 @@ from samovar.records import OPEN, Event
 from samovar.session import Session, current_session
 from samovar.widgets import html
 from samovar.widgets.memory import MemoryState, ModelRow
-from samovar.widgets.panel import Panel, button, growing, row
+from samovar.widgets.panel import Panel
+from samovar.widgets.parts import Rows, button, growing, row
 
 
 class Manager(Panel):
@@ -27,7 +28,7 @@ class Manager(Panel):
     def __init__(self, connect: Callable[[], Session] = current_session) -> None:
         self.state = MemoryState()
         self.devices = ipywidgets.HTML()
-        self.rows = ipywidgets.VBox()
+        self.rows = Rows(lambda key: _Row(self, key))
         self.name = growing(
             ipywidgets.Combobox(
                 description="Model",
@@ -37,8 +38,7 @@ class Manager(Panel):
             )
         )
         self.load_button = button("Load", "Bring this model into memory", self._load)
-        self._by_key: dict[str, _Row] = {}
-        super().__init__([self.devices, self.rows, row(self.name, self.load_button)], connect)
+        super().__init__([self.devices, self.rows.box, row(self.name, self.load_button)], connect)
 
     def heard(self, session: Session, event: Event) -> None:
         """Take in an event; ask for everything where some may have been missed."""
@@ -62,17 +62,9 @@ class Manager(Panel):
                 self.state.set_devices(devices)
 
     def refresh(self) -> None:
-        """Show devices and models; a row stays the same widget, so that it keeps the focus."""
+        """Show devices and models."""
         self.devices.value = self._devices()
-        models = self.state.models()
-        kept = {model.key: self._by_key.get(model.key) or _Row(self, model.key) for model in models}
-        for model in models:
-            kept[model.key].show(model)
-        if list(kept) != list(self._by_key):
-            self.rows.children = [shown.box for shown in kept.values()]
-        for gone in self._by_key.keys() - kept.keys():
-            self._by_key[gone].box.close()
-        self._by_key = kept
+        self.rows.show({model.key: model for model in self.state.models()})
 
     def picture(self) -> str:
         """Devices and models as they are."""

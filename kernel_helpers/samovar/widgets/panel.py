@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import ipywidgets
 
@@ -14,6 +13,7 @@ from samovar.session import Session, current_session
 from samovar.widgets import html
 from samovar.widgets.cells import replace_in_cell
 from samovar.widgets.live import Listener, Pulse
+from samovar.widgets.parts import all_parts
 from samovar.widgets.picture import Picture
 
 
@@ -78,7 +78,7 @@ class Panel(ipywidgets.VBox):
         for thread in (self._listener, self._pulse):
             if thread is not None:
                 thread.close()
-        for part in _parts(self):
+        for part in all_parts(self):
             part.close()
         super().close()
 
@@ -147,36 +147,3 @@ class Panel(ipywidgets.VBox):
 
     def __repr__(self) -> str:
         return f"samovar.widgets.{type(self).__name__}()"
-
-
-def button(
-    description: str, what_it_does: str, on_click: Callable[[], Any], **layout: str
-) -> ipywidgets.Button:
-    """A button; `what_it_does` is its tooltip, which screen readers tell after its name."""
-    made = ipywidgets.Button(
-        description=description, tooltip=what_it_does, layout={"width": "84px", "flex": "0 0 auto", **layout}
-    )
-    made.on_click(lambda _: on_click())
-    return made
-
-
-def row(*parts: ipywidgets.Widget) -> ipywidgets.HBox:
-    """Parts side by side that wrap where the notebook is narrow."""
-    return ipywidgets.HBox(parts, layout={"flex_flow": "row wrap", "align_items": "center", "width": "100%"})
-
-
-def growing(part: ipywidgets.Widget) -> ipywidgets.Widget:
-    """`part`, taking the width that the others in its row leave."""
-    part.layout.width = "auto"
-    part.layout.flex = "1 1 220px"
-    part.layout.min_width = "0"
-    return part
-
-
-def _parts(box: ipywidgets.Box) -> list[ipywidgets.Widget]:
-    found: list[ipywidgets.Widget] = []
-    for part in box.children:
-        if isinstance(part, ipywidgets.Box):
-            found += _parts(part)
-        found.append(part)
-    return found

@@ -37,7 +37,12 @@ class Picture:
             self._shown = html
 
     def _bundle(self, html: str, text: str) -> dict[str, str]:
-        hide = f"<style>body:has(.{self.marker}) .{self._id} {{ display: none; }}</style>"
+        # Where it does not live, Jupyter's own "model not found" above the picture helps nobody.
+        hide = (
+            f"<style>body:has(.{self.marker}) .{self._id} {{ display: none; }}\n"
+            f".jp-OutputArea-child:not(:has(.{self.marker})):has(+ .jp-OutputArea-child .{self._id}) "
+            "{ display: none; }</style>"
+        )
         return {
             "text/html": f'{STYLE}{hide}<div class="samovar-picture {self._id}">{html}</div>',
             "text/plain": text,

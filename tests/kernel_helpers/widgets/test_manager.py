@@ -19,10 +19,10 @@ def test_it_shows_memory_and_follows_the_server(server: FakeWorkbench, until: Wa
     assert manager.name.options == (MODEL,)
     server.publish("queue", {"cache_key": "k", "running": 0, "waiting": 0})
     until(manager, lambda: "leaves memory in" in text_of(manager))
-    row = manager.rows.children[0]
+    row = manager.rows.box.children[0]
     server.publish_model("stopped", state="stopped")
     until(manager, lambda: "No model is in memory." in text_of(manager))
-    assert manager.rows.children == ()
+    assert manager.rows.box.children == ()
     assert row.comm is None
     manager.close()
     assert manager.join(SECONDS)
@@ -40,10 +40,10 @@ def test_a_load_by_anybody_shows_its_progress(server: FakeWorkbench, until: Watc
 
 def test_rows_keep_their_buttons_so_that_the_focus_stays(server: FakeWorkbench, until: Watch) -> None:
     manager = shown(server, until)
-    before = parts(manager.rows)
+    before = parts(manager.rows.box)
     server.publish_model("pinned", pinned=True)
     until(manager, lambda: "never (pinned)" in text_of(manager))
-    assert parts(manager.rows) == before
+    assert parts(manager.rows.box) == before
     manager.close()
 
 
@@ -109,7 +109,7 @@ def test_events_and_clicks_from_many_threads(server: FakeWorkbench, until: Watch
     until(manager, lambda: "last/one" in text_of(manager))
     names = [model.name for model in manager.state.models()]
     with manager.guard:
-        assert len(manager.rows.children) == len(names)
+        assert len(manager.rows.box.children) == len(names)
         assert all(name in text_of(manager) for name in names)
     manager.close()
     assert manager.join(SECONDS)

@@ -167,8 +167,9 @@ def prepare(spec: WorkerSpec, report: Report) -> Serving | EmbeddingServing:
     `report` is called on the compute thread, where all of it is done.
     """
     compute = ComputeThread()
-    prepare_it = prepare_embeddings if makes_embeddings(Path(spec.model_path)) else prepare_generating
-    return compute.call(prepare_it, spec, report, compute).result()
+    if makes_embeddings(Path(spec.model_path)):
+        return compute.call(prepare_embeddings, spec, report, compute).result()
+    return compute.call(prepare_generating, spec, report, compute).result()
 
 
 def prepare_generating(spec: WorkerSpec, report: Report, compute: ComputeThread) -> Serving:

@@ -57,6 +57,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "samovar_server.relay": {"samovar_server.cache.lease", "samovar_server.cache.records"},
     # the composition root, the one place that knows the routes
     "samovar_server.app": {"samovar_server", "samovar_handlers"},
+        "samovar_server.metrics",
+    },
+    "samovar_server.relay": {
+        "samovar_server.cache.lease",
+        "samovar_server.cache.records",
+        "samovar_server.errors",
+        "samovar_server.loader.dialect",
     "samovar_server.__main__": {"samovar_server.app"},
     "samovar_server": {"samovar_server.app"},
     # other processes: a worker, a download
@@ -67,10 +74,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "samovar_server.downloader": {"samovar_server.errors", "samovar_server.inventory"},
 }
+        "samovar_server.workers.pipes",
+    },
+    "samovar_server.workers": {"samovar_server.errors", "samovar_server.loader.spec"},
+    "samovar_server.downloader": {
+        "samovar_server.errors",
+        "samovar_server.inventory",
+        "samovar_server.loader.child",
 
 # Imported only where a process of its own runs them, never in the server or in a kernel.
-HEAVY = {"accelerate", "bitsandbytes", "gguf", "safetensors", "torch", "transformers"}
-MAY_IMPORT_HEAVY = ("samovar_server.engine", "samovar_server.downloader.convert")
+HEAVY = {"accelerate", "bitsandbytes", "gguf", "safetensors", "torch", "transformers", "xllamacpp"}
+MAY_IMPORT_HEAVY = (
+    "samovar_server.engine",
+    "samovar_server.downloader.convert",
+    "samovar_server.workers.llamacpp",
+)
 SERVER_PROCESS_STARTS_AT = "samovar_server.app"
 NOT_IN_A_KERNEL = {"jupyter_server", "tornado", *HEAVY}
 

@@ -83,6 +83,22 @@ class ModelNotFound(SamovarError):
     code = "model_not_found"
 
 
+class DownloadNotFound(SamovarError):
+    """There is no download of this id."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "download_not_found"
+
+
+class HubUnavailable(SamovarError):
+    """The Hugging Face Hub cannot be asked from here, or refuses."""
+
+    status = 503
+    type = "server_error"
+    code = "hub_unavailable"
+
+
 class Conflict(SamovarError):
     """The request contradicts what is going on (for instance: delete a resident model)."""
 
@@ -121,6 +137,22 @@ class ModelCrashed(SamovarError):
     status = 502
     type = "server_error"
     code = "model_crashed"
+
+
+class UpstreamFailed(SamovarError):
+    """An engine or a server that samovar asked did not answer as it should, or not at all."""
+
+    status = 502
+    type = "server_error"
+    code = "upstream_failed"
+
+
+class UpstreamTimeout(SamovarError):
+    """A server that samovar asked was silent for too long."""
+
+    status = 504
+    type = "server_error"
+    code = "upstream_timeout"
 
 
 class ModelUnloaded(SamovarError):

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 import httpx
 
 from samovar_server.cache.lease import Lease
-from samovar_server.cache.records import EngineStats, WorkerAddress
+from samovar_server.errors import SamovarError
+from samovar_server.loader.dialect import Dialect
 
 CONNECT_SECONDS = 10.0
 """A worker listens on this machine and accepts at once; one that does not is hung."""
@@ -56,8 +57,10 @@ class Relay:
     async def post(self, lease: Lease, path: str, body: bytes) -> AsyncIterator[WorkerAnswer]:
         """Send `body`, which is JSON, to the leased worker; leaving the context ends the request there.
 
-        Raises what `lease.failure()` says when the worker cannot be reached or breaks off its answer.
+        Raises what `lease.failure()` says when the worker cannot be reached or breaks off its answer, and
+        what a refusal means when the worker is of another engine.
         """
+        body = body if lease.dialect is None else lease.dialect.request(body)
         request = self._client.build_request(
             "POST",
             lease.url + path,
@@ -71,24 +74,18 @@ class Relay:
         try:
             response = await self._client.send(request, stream=True)
             try:
+                if lease.dialect is not None and response.is_error:
+                    raise await _refusal(lease.dialect, response)
                 yield WorkerAnswer(response)
             finally:
                 await response.aclose()
         except httpx.TransportError as error:
             raise lease.failure() from error
 
-    async def engine_stats(self, worker: WorkerAddress) -> EngineStats | None:
-        """What the worker's engine does; None when it has no engine, or is about to be found dead."""
-        try:
-            answer = await self._client.get(
-                f"{worker.url}/status",
-                headers={"Authorization": f"Bearer {worker.secret}"},
-                timeout=CONNECT_SECONDS,
-            )
-        except httpx.TransportError:
-            return None
-        return EngineStats.from_status(worker.cache_key, answer.json()) if answer.is_success else None
-
     async def close(self) -> None:
         """Close what is still open. The relay sends nothing after it."""
         await self._client.aclose()
+
+
+async def _refusal(dialect: Dialect, response: httpx.Response) -> SamovarError:
+    return dialect.error(response.status_code, await response.aread(), response.headers.get("Retry-After"))

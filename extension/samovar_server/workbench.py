@@ -15,6 +15,9 @@ from traitlets import Bool, Dict, Float, Int, List, Unicode, default
 from traitlets.config import LoggingConfigurable
 
 from samovar_server.backends.transformers import TransformersBackend
+from samovar_server.backends.base import refuse_fields
+from samovar_server.backends.llamacpp import LlamaCppBackend
+from samovar_server.backends.registry import Backends
 from samovar_server.cache.clock import SystemClock
 from samovar_server.cache.entry import Entry
 from samovar_server.cache.lease import Lease
@@ -59,7 +62,10 @@ class Workbench(LoggingConfigurable):
     aliases = Dict(
         value_trait=Unicode(),
         key_trait=Unicode(),
-        default_value={"demo": "HuggingFaceTB/SmolLM2-135M-Instruct"},
+        default_value={
+            "demo": "HuggingFaceTB/SmolLM2-135M-Instruct",
+            "demo:Q4_1": "SmolLM2-135M-Instruct-GGUF:Q4_1",
+        },
         help="Short names for models: what a request may say, and the model that it means.",
     ).tag(config=True)
 
@@ -114,11 +120,14 @@ class Workbench(LoggingConfigurable):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._folders = [Path(folder).expanduser() for folder in self.model_folders]
-        self._backend = TransformersBackend(
-            command=self.worker_command, slots=self.slots, max_queue=self.max_queue
+        own_engine = TransformersBackend(
+            command=self.worker_command,
+            slots=self.slots,
+            max_queue=self.max_queue,
+            conversions=Path(jupyter_data_dir()) / "samovar" / "converted",
         )
         self._loader = Loader(
-            self._backend, self.log, load_timeout=self.load_timeout, spare=self.spare_worker
+            self._backends, self.log, load_timeout=self.load_timeout, spare=self.spare_worker
         )
         self.events = EventBus(first_id=time.time_ns() // 10**6)
         """What happens, for GET /v1/events."""
@@ -139,7 +148,7 @@ class Workbench(LoggingConfigurable):
     async def start(self) -> None:
         """Begin to serve: start the spare worker, without waiting for it."""
         try:
-            self._backend.check()
+            self._own_engine.check()
         except BackendUnavailable as error:
             self.log.warning(error.message)
             return
@@ -174,18 +183,21 @@ class Workbench(LoggingConfigurable):
         self,
         model: str | None,
         options: LoadOptions,
+        self._own_engine = own_engine
+        self._backends = Backends([LlamaCppBackend(slots=self.slots), own_engine])
         *,
         ttl: float | None = None,
         on_progress: ProgressCallback | None = None,
     ) -> AbstractAsyncContextManager[Lease]:
         """Hold `model` (None: the default one) in memory for one request, loading it first if needed.
 
-        `ttl` is the model's time to live, in seconds, from now on. Entering raises InvalidRequest,
-        ModelNotFound, BackendUnavailable, InsufficientMemory, Conflict (pinned with other options),
-        LoadFailed, or ModelUnloaded when somebody cancels the load. Giving up the wait does not end
-        the load.
+        `route` and `fields` are where the request goes and which of its fields ask for something: what the
+        model's backend does not honour is refused before anything is loaded. `ttl` is the model's time to
+        live, in seconds, from now on. Entering raises InvalidRequest, ModelNotFound, BackendUnavailable,
+        InsufficientMemory, Conflict (pinned with other options), LoadFailed, or ModelUnloaded when somebody
+        cancels the load. Giving up the wait does not end the load.
         """
-        return self._acquire(model, options, ttl, on_progress)
+        return self._acquire(model, options, route, fields, ttl, on_progress)
 
     async def load(
         self,
@@ -264,7 +276,10 @@ class Workbench(LoggingConfigurable):
         resolved = await self._resolve(reference)
         self._backend.check()
         budgets = self._machine.budgets(self._cache.used_bytes())
-        return await asyncio.to_thread(self._backend.plan, resolved, options, budgets)
+        plan = await asyncio.to_thread(self._backends.plan, model, options, budgets)
+        if options.memory_bytes is None:
+            return plan
+        return replace(plan, memory=replace(plan.memory, stated_bytes=options.memory_bytes))
 
     async def _resolve(self, reference: str) -> ResolvedModel:
         return await asyncio.to_thread(resolve, reference, folders=self._folders, aliases=self.aliases)
@@ -277,3 +292,9 @@ class Workbench(LoggingConfigurable):
         except ModelNotFound:
             return names
         return names | {str(resolved.path)}
+        route: str | None = None,
+        fields: frozenset[str] = frozenset(),
+        route: str | None,
+        fields: frozenset[str],
+        if route is not None:
+            refuse_fields(self._backends[plan.backend], route, fields)

@@ -26,11 +26,14 @@ class GenerationHandler(SamovarHandler):
         await self.while_connected(self._whole(path, body, request))
 
     async def _whole(self, path: str, body: bytes, request: LoadFields) -> None:
-        async with self._lease(request) as lease, self.services.relay.post(lease, path, body) as answer:
-            await self._pass_on(answer)
+        async with self._lease(path, request) as lease:
+            self._tell_evictions(lease)
+            async with self.services.relay.post(lease, path, body) as answer:
+                await self._pass_on(answer)
 
     async def _stream(self, path: str, body: bytes, request: GenerationRequest) -> None:
-        async with EventStream(self) as events, self._lease(request, events.on_progress) as lease:
+        timer = StreamTimer()
+        async with EventStream(self) as events, self._lease(path, request, events.on_progress) as lease:
             events.loaded()
             async with self.services.relay.post(lease, path, body) as answer:
                 if answer.status == HTTPStatus.OK:
@@ -45,7 +48,12 @@ class GenerationHandler(SamovarHandler):
         self, request: LoadFields, on_progress: ProgressCallback | None = None
     ) -> AbstractAsyncContextManager[Lease]:
         return self.workbench.acquire(
-            request.model, request.load_options(), ttl=request.ttl, on_progress=on_progress
+            request.model,
+            request.load_options(),
+            route=path,
+            fields=request.asked(),
+            ttl=request.ttl,
+            on_progress=on_progress,
         )
 
     async def _pass_on(self, answer: WorkerAnswer) -> None:

@@ -214,7 +214,7 @@ def main() -> None:
     if not line:
         return
     end_with_parent()
-    spec = parse_spec(line)
+    spec = parse_spec(line, WorkerSpec)
     script = json.loads((Path(spec.model_path) / "fake.json").read_text())
     load(spec, script)
     asyncio.run(serve(spec, script))

@@ -25,3 +25,11 @@ def cache_snapshot(cache: Path, repo: str, *, ref: str | None = "main", commit: 
         (folder / "refs" / ref).parent.mkdir(parents=True, exist_ok=True)
         (folder / "refs" / ref).write_text(commit)
     return make_model(folder / "snapshots" / commit)
+
+
+def gguf_files(folder: Path, *names: str) -> list[Path]:
+    """Files in GGUF that hold nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(b"GGUF")
+    return [folder / name for name in names]

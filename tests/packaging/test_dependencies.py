@@ -23,6 +23,7 @@ EXTRA_OF = {
     "extension/samovar_server": "server",
     "extension/samovar_server/engine": "torch",
     "extension/samovar_server/downloader/convert.py": "torch",
+    "extension/samovar_server/workers/llamacpp.py": "llamacpp",
 }
 
 

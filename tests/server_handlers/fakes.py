@@ -40,6 +40,7 @@ MODEL = LoadedModel(
     ttl_remaining=300.0,
     context_length=64,
     load_seconds={"weights": 1.0},
+    backend_reason="it was asked for",
 )
 
 
@@ -69,6 +70,8 @@ class FakeWorkbench(Workbench):
         model: str | None,
         options: LoadOptions,
         *,
+        route: str | None = None,
+        fields: frozenset[str] = frozenset(),
         ttl: float | None = None,
         on_progress: ProgressCallback | None = None,
     ) -> Any:

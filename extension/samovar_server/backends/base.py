@@ -1,20 +1,39 @@
-"""What a backend is: an engine, how its workers are started, and which load options it honours."""
+"""What a backend is: an engine, how its workers are started, and what it honours.
+
+A worker is a process that takes its spec from a line on stdin, tells its progress and at last where it
+answers and what memory it takes by lines on stdout (`loader/spec.py`), ends when stdin does, and speaks
+OpenAI's HTTP to whoever knows its secret.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Protocol
 
+from samovar_server.errors import InvalidRequest
 from samovar_server.inventory.references import ResolvedModel
-from samovar_server.loader.options import LoadOptions
+from samovar_server.loader.options import LoadOptions, ProgressCallback
 from samovar_server.loader.plan import LoadPlan
-from samovar_server.loader.spec import WorkerSpec
+from samovar_server.loader.spec import Spec
+
+Routes = Mapping[str, frozenset[str] | None]
+"""Routes that a worker answers, and the request fields it honours there; None: all that samovar knows."""
+
+ALWAYS = frozenset({"model", "backend", "ttl", "stream", "stream_options", "user"})
+"""Fields that no backend refuses: they are samovar's own, or change nothing about an answer's content."""
 
 
 class Backend(Protocol):
     """One engine. Nothing here imports the engine's libraries: only its worker processes do."""
 
     name: ClassVar[str]
+    title: ClassVar[str]
+    """What it is called in messages."""
+    options: ClassVar[frozenset[str]]
+    """The load options that it takes."""
+    routes: ClassVar[Routes]
+    has_spare: ClassVar[bool]
+    """Whether a worker that waits for its model saves a load much time."""
 
     @property
     def command(self) -> Sequence[str]:
@@ -27,6 +46,9 @@ class Backend(Protocol):
     def check(self) -> None:
         """Raise BackendUnavailable, saying what to install, when workers could not run here."""
 
+    def takes(self, model: ResolvedModel) -> bool:
+        """Whether models in this format can be loaded."""
+
     def plan(self, model: ResolvedModel, options: LoadOptions, budgets: Mapping[str, int]) -> LoadPlan:
         """Make every `auto` definite and estimate the memory; `budgets` has the bytes of each device.
 
@@ -34,5 +56,43 @@ class Backend(Protocol):
         this backend cannot honour, LoadFailed for a damaged model.
         """
 
-    def spec(self, plan: LoadPlan, secret: str) -> WorkerSpec:
+    async def prepare(self, plan: LoadPlan, report: ProgressCallback) -> None:
+        """Do what has to be done on the disk before a worker can load. Raises LoadFailed."""
+
+    def spec(self, plan: LoadPlan, secret: str) -> Spec:
         """What a worker is told to carry out `plan`."""
+
+
+def refuse_options(backend: Backend, options: LoadOptions) -> None:
+    """InvalidRequest for a load option that `backend` does not take."""
+    for name in sorted(options.asked() - backend.options):
+        has = ", ".join(sorted(backend.options)) or "none"
+        raise InvalidRequest(
+            f"{name}: backend {backend.name} ({backend.title}) does not take it. "
+            f"Leave it out, or choose another backend; its load options are: {has}.",
+            param=name,
+        )
+
+
+def refuse_fields(backend: Backend, route: str, fields: frozenset[str]) -> None:
+    """InvalidRequest for a route, or a field that asks for something, that `backend` does not honour."""
+    if route not in backend.routes:
+        has = ", ".join(backend.routes)
+        raise InvalidRequest(
+            f"backend {backend.name} ({backend.title}) does not serve {route}. "
+            f"Choose backend transformers for it; this one serves: {has}.",
+            param="model",
+        )
+    honoured = backend.routes[route]
+    if honoured is None:
+        return
+    for name in sorted(fields - honoured - ALWAYS - LOAD_FIELDS):
+        raise InvalidRequest(
+            f"{name}: backend {backend.name} ({backend.title}) does not honour it. Leave it out, or load "
+            f"the model with backend transformers. Here it honours: {', '.join(sorted(honoured))}.",
+            param=name,
+        )
+
+
+LOAD_FIELDS = frozenset(LoadOptions.__dataclass_fields__)
+"""Checked when a load is planned."""

@@ -8,9 +8,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
+from samovar_server.backends.base import Routes
+from samovar_server.backends.conversion import convert, converted_folder
+from samovar_server.backends.devices import choose_device, has_cuda_build
 from samovar_server.errors import BackendUnavailable, InvalidRequest
 from samovar_server.inventory.references import ResolvedModel
 from samovar_server.loader.estimate import (
+    DTYPE_BYTES,
+    LINEAR_BITS,
     MemoryEstimate,
     ModelShape,
     choose_context,
@@ -18,7 +23,8 @@ from samovar_server.loader.estimate import (
     read_shape,
     weights_bytes,
 )
-from samovar_server.loader.options import LoadOptions
+from samovar_server.loader.gguf import read_header
+from samovar_server.loader.options import LoadOptions, ProgressCallback
 from samovar_server.loader.plan import LoadPlan
 from samovar_server.loader.spec import WorkerSpec
 
@@ -31,20 +37,32 @@ class TransformersBackend:
     """Honours device, dtype, quantization and context_length.
 
     `command` empty means this Python with samovar's engine. Up to `slots` requests of one model are
-    decoded together, fewer where memory is short; up to `max_queue` more wait.
+    decoded together, fewer where memory is short; up to `max_queue` more wait. A model in GGUF is turned
+    into safetensors before its first load, in a folder below `conversions`.
     """
 
     name: ClassVar[str] = "transformers"
+    title: ClassVar[str] = "samovar's own engine"
+    options: ClassVar[frozenset[str]] = frozenset({"device", "dtype", "quantization", "context_length"})
+    routes: ClassVar[Routes] = {
+        "/v1/chat/completions": None,
+        "/v1/completions": None,
+        "/v1/embeddings": None,
+        "/v1/tokenize": None,
+        "/v1/detokenize": None,
+    }
+    has_spare: ClassVar[bool] = True
     environment: Mapping[str, str] = {
         "HF_HUB_OFFLINE": "1",  # a worker loads what is on disk, and fetches nothing
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # the numbering of loader/devices.py
     }
 
-    def __init__(self, *, command: Sequence[str] = (), slots: int, max_queue: int) -> None:
+    def __init__(self, *, command: Sequence[str] = (), slots: int, max_queue: int, conversions: Path) -> None:
         self._is_own = not command
         self.command: Sequence[str] = tuple(command) or ENGINE_COMMAND
         self._slots = slots
         self._max_queue = max_queue
+        self._conversions = conversions
 
     def check(self) -> None:
         """Raise BackendUnavailable when torch or transformers is missing here."""
@@ -57,9 +75,13 @@ class TransformersBackend:
                 "Run: pip install 'samovar[local]', then restart the server."
             )
 
+    def takes(self, model: ResolvedModel) -> bool:
+        """Safetensors, and GGUF that is one file: transformers reads no parts."""
+        return len(model.files) <= 1
+
     def plan(self, model: ResolvedModel, options: LoadOptions, budgets: Mapping[str, int]) -> LoadPlan:
         """See Backend.plan. On a CPU `auto` is float32, on a GPU the checkpoint's half precision."""
-        shape = read_shape(model.path)
+        shape = _gguf_shape(model) if model.is_gguf else read_shape(model.path)
         quantization = "none" if options.quantization == "auto" else options.quantization
         # int4 is for CPUs only, so with it `auto` means the CPU.
         asked = "cpu" if quantization == "int4" and options.device == "auto" else options.device
@@ -68,8 +90,8 @@ class TransformersBackend:
         self._check_quantization(quantization, device, dtype)
         memory = fit_slots(
             shape,
-            weights_bytes(model.path, dtype, quantization),
-            loading=weights_bytes(model.path, dtype),
+            _weights_bytes(model, dtype, quantization),
+            loading=_weights_bytes(model, dtype, "none"),
             device=device,
             dtype=dtype,
             context_length=choose_context(shape, options.context_length),
@@ -77,6 +99,11 @@ class TransformersBackend:
             budget=budgets[device],
         )
         return LoadPlan(model, options, self.name, device, dtype, quantization, memory)
+
+    async def prepare(self, plan: LoadPlan, report: ProgressCallback) -> None:
+        """Turn GGUF into safetensors, unless an earlier load has done it."""
+        if plan.model.is_gguf:
+            await convert(plan.model, self._conversions, report)
 
     def _check_quantization(self, quantization: str, device: str, dtype: str) -> None:
         check_quantization(quantization, device, dtype)
@@ -90,7 +117,7 @@ class TransformersBackend:
     def spec(self, plan: LoadPlan, secret: str) -> WorkerSpec:
         """See Backend.spec."""
         return WorkerSpec(
-            model_path=str(plan.model.path),
+            model_path=str(self._folder(plan.model)),
             model_name=plan.model.name,
             device=plan.device,
             dtype=plan.dtype,
@@ -101,25 +128,26 @@ class TransformersBackend:
             secret=secret,
         )
 
+    def _folder(self, model: ResolvedModel) -> Path:
+        return converted_folder(model, self._conversions) if model.is_gguf else model.path
 
-def choose_device(asked: str, budgets: Mapping[str, int], *, cuda: bool) -> str:
-    """The device `asked` stands for: `auto` prefers a GPU, `cuda` takes the GPU with the most room.
 
-    `cuda` False means that the installed torch has no CUDA in it. InvalidRequest when there is no
-    such device.
-    """
-    gpus = [device for device in budgets if device != "cpu"] if cuda else []
-    if asked == "cpu" or (asked == "auto" and not gpus):
-        return "cpu"
-    if asked in ("auto", "cuda") and gpus:
-        return max(gpus, key=lambda device: budgets[device])
-    if asked in gpus:
-        return asked
-    has = ", ".join(["cpu", *gpus])
-    why = "" if cuda else " (the installed torch is a build for CPUs)"
-    raise InvalidRequest(
-        f"device: there is no {asked!r} here{why}. Choose one of: auto, {has}.", param="device"
+def _gguf_shape(model: ResolvedModel) -> ModelShape:
+    header = read_header(model.files)
+    return ModelShape(
+        dtype="float32",  # of the converted weights
+        max_context=header.max_context,
+        layers=header.layers,
+        kv_width=header.kv_values // (2 * header.layers) if header.layers else 0,
+        vocabulary=header.vocabulary,
     )
+
+
+def _weights_bytes(model: ResolvedModel, dtype: str, quantization: str) -> int:
+    if not model.is_gguf:
+        return weights_bytes(model.path, dtype, quantization)
+    bits = LINEAR_BITS.get(quantization, DTYPE_BYTES[dtype] * 8)
+    return int(read_header(model.files).elements * bits / 8)
 
 
 def choose_dtype(asked: str, device: str, stored: str | None) -> str:
@@ -174,10 +202,3 @@ def fit_slots(
         if memory.total_bytes <= budget or slots == 1:
             return memory
         slots //= 2
-
-
-def has_cuda_build() -> bool:
-    """Whether the installed torch can use NVIDIA GPUs, told from its files without importing it."""
-    torch = find_spec("torch")
-    folders = torch.submodule_search_locations if torch is not None else None
-    return any((Path(folder) / "lib" / "libtorch_cuda.so").exists() for folder in folders or ())

@@ -263,3 +263,4 @@ class Entry:
             load_seconds=dict(ready.load_seconds) if ready else {},
             error=self._error.message if self._error is not None and self._state == "failed" else None,
         )
+            backend_reason=plan.reason,

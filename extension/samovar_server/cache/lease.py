@@ -7,15 +7,22 @@ from dataclasses import dataclass, field
 
 from samovar_server.cache.records import LoadedModel
 from samovar_server.errors import SamovarError
+from samovar_server.loader.dialect import Dialect
 
 
 @dataclass
 class Lease(ABC):
-    """The right to send one request to a model's worker: the model stays while the lease is held."""
+    """The right to send one request to a model's worker: the model stays while the lease is held.
+
+    `dialect` is how to speak to it, if it is not samovar's own engine.
+    """
 
     url: str
     secret: str = field(repr=False)
     model: LoadedModel
+    evicted: tuple[str, ...] = field(default=(), kw_only=True)
+    """Cache keys of the models that had to go for this request; none when it found its model there."""
+    dialect: Dialect | None = field(default=None, kw_only=True)
 
     @abstractmethod
     def failure(self) -> SamovarError:

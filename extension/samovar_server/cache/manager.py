@@ -105,7 +105,14 @@ class ModelCache:
         try:
             assert entry.worker is not None
             record = entry.record()
-            yield _CacheLease(entry.worker.url, entry.worker.secret, record, partial(self._failure, entry))
+            yield _CacheLease(
+                entry.worker.url,
+                entry.worker.secret,
+                record,
+                partial(self._crashes.failure, entry),
+                evicted=tuple(entry.evicted) if waited else (),
+                dialect=entry.plan.dialect,
+            )
         finally:
             self._served += 1
             self._release(entry)

@@ -38,6 +38,8 @@ class LoadedModel:
 
 
 Change = Literal["starting", "progress", "ready", "draining", "stopped", "failed", "evicted", "pinned"]
+    backend_reason: str
+    evicted: list[str] = field(default_factory=list)
 """`pinned` also when a pin was taken away: the record tells. The others are states, and what leads there."""
 
 

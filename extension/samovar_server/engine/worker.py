@@ -9,24 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import queue
 import sys
-import threading
 import time
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from samovar_server.errors import InsufficientMemory, LoadFailed, SamovarError
-from samovar_server.loader.spec import (
-    Failed,
-    Imported,
-    Progress,
-    Ready,
-    WorkerEvent,
-    WorkerSpec,
-    event_line,
-    parse_spec,
-)
+from samovar_server.loader.spec import Imported, Progress, Ready, WorkerSpec, parse_spec
+from samovar_server.workers.pipes import Pipe, watch_stdin
 
 if TYPE_CHECKING:
     from samovar_server.engine.serving import EmbeddingServing, Serving
@@ -35,37 +24,6 @@ log = logging.getLogger(__name__)
 
 WEIGHTS_SHARE = 0.9
 """Of the whole load, what loading the weights is taken to be; the rest is packing and warming up."""
-
-
-class Pipe:
-    """The events' way to the server. The process's stdout is turned into its stderr, so that whatever a
-    library prints goes to the log.
-    """
-
-    def __init__(self) -> None:
-        self._out: BinaryIO = os.fdopen(os.dup(1), "wb", buffering=0)
-        os.dup2(2, 1)
-
-    def send(self, event: WorkerEvent) -> None:
-        """Write one event. A server that is gone is noticed on stdin."""
-        self._out.write(event_line(event))
-
-
-def watch_stdin() -> queue.SimpleQueue[bytes]:
-    """The spec's line, once it comes. The process ends at once when stdin does, in any state."""
-    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-
-    def watch() -> None:
-        with os.fdopen(os.dup(0), "rb") as stdin:
-            line = stdin.readline()
-            if line:
-                lines.put(line)
-                while stdin.read(1):
-                    pass
-        os._exit(0)
-
-    threading.Thread(target=watch, name="stdin", daemon=True).start()
-    return lines
 
 
 def main() -> None:
@@ -78,16 +36,16 @@ def main() -> None:
 
     imported = time.monotonic() - began
     pipe.send(Imported(imported))
-    spec = parse_spec(specs.get())
+    spec = parse_spec(specs.get(), WorkerSpec)
     try:
         server = serving.prepare(spec, lambda phase, fraction: _report(pipe, phase, fraction))
     except SamovarError as error:
-        _fail(pipe, error)
+        pipe.fail(error)
     except MemoryError:
-        _fail(pipe, InsufficientMemory(f"Memory ran out while {spec.model_name} was loaded."))
+        pipe.fail(InsufficientMemory(f"Memory ran out while {spec.model_name} was loaded."))
     except Exception as error:  # whatever it is, the caller waits for the cause
         log.exception("The load failed")
-        _fail(pipe, _as_load_failure(spec, error))
+        pipe.fail(_as_load_failure(spec, error))
     asyncio.run(_serve(pipe, server, imported))
 
 
@@ -117,11 +75,6 @@ def _as_load_failure(spec: WorkerSpec, error: Exception) -> LoadFailed:
     cause = " ".join(str(error).replace(spec.model_path, spec.model_name).split())
     first = cause.split(". ")[0][:300].rstrip(".") or type(error).__name__
     return LoadFailed(f"{spec.model_name} could not be loaded: {first}. See the server's log.")
-
-
-def _fail(pipe: Pipe, error: SamovarError) -> None:
-    pipe.send(Failed(error.code, error.message))
-    sys.exit(1)
 
 
 if __name__ == "__main__":

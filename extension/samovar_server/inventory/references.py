@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import constants
 
 from samovar_server.errors import InvalidRequest, ModelNotFound
+from samovar_server.inventory.gguf import SUFFIX, GgufModel, gguf_models, label, model_of_file
 from samovar_server.inventory.scan import (
     OnDiskModel,
     Source,
@@ -58,7 +59,8 @@ class ModelReference:
 class ResolvedModel:
     """A model on this machine: `reference` as it was asked for, `name` the same for every way to ask.
 
-    `revision` is the commit of a snapshot in the Hugging Face cache, and None for a model folder.
+    `path` is its folder; of a model in GGUF its first file, `files` being all of them. `revision` is the
+    commit of a snapshot in the Hugging Face cache, and None for a model folder.
     """
 
     reference: str
@@ -66,6 +68,12 @@ class ResolvedModel:
     path: Path
     source: Source
     revision: str | None
+    files: tuple[Path, ...] = ()
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether it is a model in GGUF, not in safetensors."""
+        return bool(self.files)
 
 
 def parse_reference(text: str, aliases: Mapping[str, str]) -> ModelReference:
@@ -83,18 +91,25 @@ def resolve(reference_text: str, *, folders: Sequence[Path], aliases: Mapping[st
     nothing here answers to it.
     """
     reference = parse_reference(reference_text, aliases)
-    if reference.file is not None or reference.name.lower().endswith(".gguf"):
-        raise _invalid(
-            f"GGUF loading is not supported yet: name a model in safetensors instead of {str(reference)!r}."
-        )
     found = _in_folders(reference, folders) if reference.revision is None else None
     if found is not None:
-        path, name = found
-        return ResolvedModel(reference_text, name, path, "folder", None)
-    snapshot = _in_hub_cache(reference)
+        return ResolvedModel(reference_text, found.name, found.path, "folder", None, found.files)
+    snapshot = _snapshot(reference)
     if snapshot is not None:
-        return ResolvedModel(reference_text, reference.name, snapshot, "hub-cache", snapshot.name)
+        found = _in_folder(snapshot, reference.name, reference.file, [Path(constants.HF_HUB_CACHE)])
+        if found is not None:
+            path, revision = found.path, snapshot.name
+            return ResolvedModel(reference_text, found.name, path, "hub-cache", revision, found.files)
     raise _not_found(reference_text, reference)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A model under its canonical name; `files` are those of a model in GGUF."""
+
+    path: Path
+    name: str
+    files: tuple[Path, ...] = ()
 
 
 def _parse(text: str) -> ModelReference:
@@ -125,26 +140,57 @@ def _is_clean(path: str) -> bool:
     )
 
 
-def _in_folders(reference: ModelReference, folders: Sequence[Path]) -> tuple[Path, str] | None:
-    """The model's path and canonical name, from the first folder that has it."""
+def _in_folders(reference: ModelReference, folders: Sequence[Path]) -> _Found | None:
+    """The model, from the first folder that has it."""
     asked = reference.name
     if asked.startswith("/") and not any(_is_below(Path(asked), folder) for folder in folders):
         raise _invalid("The path lies outside the model folders; name a model below one of them.")
     for folder in folders:
         for path in _candidates(asked, folder):
+            if path.suffix.lower() == SUFFIX and reference.file is None and path.is_file():
+                name = path.relative_to(folder).as_posix()
+                return _gguf(model_of_file(path), name, folders)
             if not _is_folder(path):
                 continue
-            if not is_inside(path, folders):
-                raise _invalid(
-                    f"{asked!r} is a link that leaves the model folders; "
-                    "move the model inside, or add its place to Workbench.model_folders."
-                )
+            _require_inside(path, asked, folders)
             name = folder_name(path, folder)
             # Found by its last part only, a folder that stands for another repo is not meant.
             by_last_part = path != folder / asked
-            if is_complete(path) and (not by_last_part or name in (asked, path.name)):
-                return path, name
+            if by_last_part and name not in (asked, path.name):
+                continue
+            if (found := _in_folder(path, name, reference.file, folders)) is not None:
+                return found
     return None
+
+
+def _in_folder(path: Path, name: str, file: str | None, folders: Sequence[Path]) -> _Found | None:
+    """The model in the folder `path`: the safetensors, or the GGUF `file` or quantisation asked for."""
+    if file is None and is_complete(path):
+        return _Found(path, name)
+    models = gguf_models(path)
+    fitting = models if file is None else [model for model in models if model.answers_to(file)]
+    if len(fitting) == 1:
+        return _gguf(fitting[0], f"{name}:{label(fitting[0], models)}", folders)
+    if not models:
+        return None
+    has = ", ".join(f"{name}:{label(model, models)}" for model in models)
+    if fitting:
+        raise _invalid(f"{name} holds several models in GGUF. Name one of: {has}.")
+    raise ModelNotFound(f"{name} has no {file!r} here. It has: {has}.", param="model")
+
+
+def _gguf(model: GgufModel, name: str, folders: Sequence[Path]) -> _Found:
+    for file in model.files:
+        _require_inside(file, name, folders)
+    return _Found(model.path, name, model.files)
+
+
+def _require_inside(path: Path, asked: str, folders: Sequence[Path]) -> None:
+    if not is_inside(path, folders):
+        raise _invalid(
+            f"{asked!r} is a link that leaves the model folders; "
+            "move the model inside, or add its place to Workbench.model_folders."
+        )
 
 
 def _candidates(name: str, folder: Path) -> list[Path]:
@@ -165,15 +211,16 @@ def _is_below(path: Path, folder: Path) -> bool:
     return path != folder and path.is_relative_to(folder)
 
 
-def _in_hub_cache(reference: ModelReference) -> Path | None:
-    """The snapshot's folder in the Hugging Face cache, if it is complete."""
+def _snapshot(reference: ModelReference) -> Path | None:
+    """The snapshot's folder in the Hugging Face cache, if there is one."""
     if not reference.is_hub_name:
         return None
-    config = try_to_load_from_cache(reference.name, "config.json", revision=reference.revision)
-    if not isinstance(config, str):
-        return None
-    snapshot = Path(config).parent
-    return snapshot if is_complete(snapshot) else None
+    repo = Path(constants.HF_HUB_CACHE) / f"models--{reference.name.replace('/', '--')}"
+    revision = reference.revision or constants.DEFAULT_REVISION
+    ref = repo / "refs" / revision
+    commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
+    snapshot = repo / "snapshots" / commit
+    return snapshot if snapshot.is_dir() else None
 
 
 def _invalid(message: str) -> InvalidRequest:

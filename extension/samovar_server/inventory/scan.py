@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any, Literal
 
 from huggingface_hub import constants
+
+from samovar_server.inventory.gguf import SUFFIX, gguf_models, label, model_of_file
 
 Source = Literal["folder", "hub-cache"]
 
@@ -48,9 +50,11 @@ def list_models(folders: Sequence[Path]) -> list[OnDiskModel]:
     found: dict[str, OnDiskModel] = {}
     for folder in folders:
         for path in _model_paths(folder):
-            found.setdefault(folder_name(path, folder), _on_disk(folder_name(path, folder), path, "folder"))
+            _add(found, path, folder_name(path, folder), "folder")
+        for file in _files_in(folder):
+            found.setdefault(file.name, _on_disk(file.name, file, model_of_file(file).files, "folder"))
     for name, path in _hub_snapshots():
-        found.setdefault(name, _on_disk(name, path, "hub-cache"))
+        _add(found, path, name, "hub-cache")
     return sorted(found.values(), key=lambda model: model.name)
 
 
@@ -85,11 +89,11 @@ def is_inside(path: Path, folders: Sequence[Path]) -> bool:
 
 
 def _model_paths(folder: Path) -> Iterator[Path]:
-    """Folders below `folder` that hold a complete model; hidden ones are downloads under way."""
+    """Folders below `folder` that hold a model; hidden ones are downloads under way."""
     level = [folder]
     for _ in range(MAX_DEPTH):
         level = [child for parent in level for child in _folders_in(parent) if is_inside(child, [folder])]
-        complete = [child for child in level if is_complete(child)]
+        complete = [child for child in level if is_complete(child) or gguf_models(child)]
         yield from complete
         level = [child for child in level if child not in complete]
 
@@ -107,7 +111,7 @@ def _folders_in(parent: Path) -> list[Path]:
 
 
 def _hub_snapshots() -> Iterator[tuple[str, Path]]:
-    """Complete snapshots of the Hugging Face cache; all but `main` carry their commit in the name.
+    """Snapshots with models of the Hugging Face cache; all but `main` carry their commit in the name.
 
     Looks at the models only: huggingface_hub's own scan reads every file of every data set, too.
     """
@@ -116,13 +120,34 @@ def _hub_snapshots() -> Iterator[tuple[str, Path]]:
         main = repo / "refs" / "main"
         main_commit = main.read_text(encoding="utf-8").strip() if main.is_file() else None
         for snapshot in (repo / "snapshots").glob("*"):
-            if is_complete(snapshot):
+            if is_complete(snapshot) or gguf_models(snapshot):
                 yield name if snapshot.name == main_commit else f"{name}@{snapshot.name}", snapshot
 
 
-def _on_disk(name: str, path: Path, source: Source) -> OnDiskModel:
+def _add(found: dict[str, OnDiskModel], folder: Path, name: str, source: Source) -> None:
+    """Note the models in `folder`: that in safetensors, and each quantisation in GGUF."""
+    quantized = gguf_models(folder)
+    in_gguf = {file for model in quantized for file in model.files}
+    if is_complete(folder):
+        others = (file for file in folder.rglob("*") if file not in in_gguf)
+        found.setdefault(name, _on_disk(name, folder, others, source))
+    for model in quantized:
+        called = f"{name}:{label(model, quantized)}"
+        found.setdefault(called, _on_disk(called, model.path, model.files, source))
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """GGUF files that lie in a model folder without a folder of their own."""
+    try:
+        files = [file for file in folder.iterdir() if file.suffix.lower() == SUFFIX and file.is_file()]
+    except OSError:  # `_folders_in` has told of it
+        return []
+    return sorted(file for file in files if is_inside(file, [folder]) and file == model_of_file(file).path)
+
+
+def _on_disk(name: str, path: Path, files: Iterable[Path], source: Source) -> OnDiskModel:
     size, modified = 0, 0.0
-    for file in path.rglob("*"):
+    for file in files:
         try:
             stat = file.stat()
         except FileNotFoundError:  # removed while we look, or a link to nothing

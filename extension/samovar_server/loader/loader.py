@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
+
+import httpx
 
 from samovar_server.backends.base import Backend
 from samovar_server.loader.options import LoadProgress, ProgressCallback
@@ -41,17 +45,23 @@ class RunningWorker:
 class Loader:
     """Starts the workers of one backend. `load_timeout` is in seconds; `spare` False keeps none."""
 
-    def __init__(self, backend: Backend, log: logging.Logger, *, load_timeout: float, spare: bool) -> None:
-        self._backend = backend
+    def __init__(
+        self, backends: Iterable[Backend], log: logging.Logger, *, load_timeout: float, spare: bool
+    ) -> None:
+        self._backends = {backend.name: backend for backend in backends}
         self._log = log
         self._load_timeout = load_timeout
-        self._spare = SpareWorker(self._spawn, log, enabled=spare)
+        self._spares = {
+            name: SpareWorker(partial(self._spawn, backend), log, enabled=spare and backend.has_spare)
+            for name, backend in self._backends.items()
+        }
         self._loading = 0
 
     def start_spare(self) -> None:
         """Have a spare worker, unless a load is under way: that one starts it when it ends."""
         if self._loading == 0:
-            self._spare.replenish()
+            for spare in self._spares.values():
+                spare.replenish()
 
     async def launch(self, plan: LoadPlan, report: ProgressCallback) -> RunningWorker:
         """Load a model into a worker of its own. Raises LoadFailed; leaves no process behind then."""
@@ -60,20 +70,27 @@ class Loader:
         self._loading += 1
         try:
             report(LoadProgress("starting", 0.0))
-            process = self._spare.take()
-            ready = await process.load(self._backend.spec(plan, secret), report, self._load_timeout)
+            process = self._spares[plan.backend].take()
+            ready = await process.load(backend.spec(plan, secret), report, self._load_timeout)
         except BaseException:
             if process is not None:
+        backend = self._backends[plan.backend]
                 await process.stop()
             raise
         finally:
+            await backend.prepare(plan, report)
             self._loading -= 1
             self.start_spare()
         return RunningWorker(f"http://127.0.0.1:{ready.port}", secret, ready, process)
 
     async def stop(self) -> None:
-        """End the spare worker. Loads under way are their callers' to cancel."""
-        await self._spare.stop()
+        """End the spare workers. Loads under way are their callers' to cancel."""
+        for spare in self._spares.values():
+            await spare.stop()
 
-    def _spawn(self) -> WorkerProcess:
-        return WorkerProcess.spawn(self._backend.command, self._log, self._backend.environment)
+    async def close(self) -> None:
+        """Ask workers nothing any more: to be called when all of them have ended."""
+        await self._client.aclose()
+
+    def _spawn(self, backend: Backend) -> WorkerProcess:
+        return WorkerProcess.spawn(backend.command, self._log, backend.environment)

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from samovar_server.inventory.references import ResolvedModel
+from samovar_server.loader.dialect import Dialect
 from samovar_server.loader.estimate import MemoryEstimate
 from samovar_server.loader.options import LoadOptions
+
+ENGINE_OPTIONS = (
+    "n_gpu_layers",
+    "gpu_memory_utilization",
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+)
+"""Options of single engines that a plan keeps as they were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """What will be loaded and how; `options` is what was asked for, the other fields what that means."""
+    """What will be loaded and how; `options` is what was asked for, the other fields what that means.
+
+    `reason` says in words why it is this backend. `dialect` is how an engine that is not samovar's own
+    wants to be spoken to.
+    """
 
     model: ResolvedModel
     options: LoadOptions
@@ -20,6 +33,8 @@ class LoadPlan:
     dtype: str
     quantization: str
     memory: MemoryEstimate
+    reason: str = ""
+    dialect: Dialect | None = field(default=None, repr=False)
 
     @property
     def identity(self) -> str:
@@ -31,7 +46,9 @@ class LoadPlan:
         """The model and how it is held, for people to read and to tell copies apart."""
         revision = f"@{self.model.revision[:12]}" if self.model.revision else ""
         context = self.memory.context_length or "auto"
-        how = (self.backend, self.device, self.dtype, self.quantization, str(context))
+        how = [self.backend, self.device, self.dtype, self.quantization, str(context)]
+        asked = ((name, getattr(self.options, name)) for name in ENGINE_OPTIONS)
+        how += [f"{name}={value}" for name, value in asked if value is not None]
         return f"{self.model.name}{revision}|{'|'.join(how)}"
 
     def satisfies(self, options: LoadOptions) -> bool:
@@ -45,5 +62,6 @@ class LoadPlan:
             and options.device in ("auto", self.device, self.device.partition(":")[0])
             and options.dtype in ("auto", self.dtype)
             and options.quantization in ("auto", self.quantization)
-            and options.context_length in (None, self.memory.context_length)
+            and options.window() in (None, self.memory.context_length)
+            and all(getattr(options, name) in (None, getattr(self.options, name)) for name in ENGINE_OPTIONS)
         )

@@ -29,7 +29,7 @@ from samovar_server.loader.spec import (
     Progress,
     ProtocolError,
     Ready,
-    WorkerSpec,
+    Spec,
     parse_event,
     spec_line,
 )
@@ -69,7 +69,7 @@ class WorkerProcess:
         """Wait for the process to end; says how it ended."""
         return describe_exit(await asyncio.shield(self._child.exit_code))
 
-    async def load(self, spec: WorkerSpec, report: ProgressCallback, timeout: float) -> Ready:
+    async def load(self, spec: Spec, report: ProgressCallback, timeout: float) -> Ready:
         """Have the process load a model, within `timeout` seconds; to be called once.
 
         Raises LoadFailed with the worker's own reason, with how the process ended, or at the timeout.
@@ -96,7 +96,7 @@ class WorkerProcess:
                 await self._child.outputs_closed.wait()
         self._child.close()
 
-    async def _load(self, spec: WorkerSpec, report: ProgressCallback) -> Ready:
+    async def _load(self, spec: Spec, report: ProgressCallback) -> Ready:
         self._child.write(spec_line(spec))
         while (line := await self._child.lines.get()) is not None:
             try:

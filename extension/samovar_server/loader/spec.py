@@ -1,14 +1,14 @@
 """What the server and a worker process say to each other over the worker's pipes.
 
-The server writes one line, a `WorkerSpec`, to the worker's stdin, and then keeps stdin open: its end
-tells the worker that the server is gone. The worker writes one JSON line per event to its stdout.
-Everything after `Ready` goes over HTTP, guarded by `WorkerSpec.secret`.
+The server writes one line, a `WorkerSpec` or that of another engine, to the worker's stdin, and then keeps
+stdin open: its end tells the worker that the server is gone. The worker writes one JSON line per event to
+its stdout. Everything after `Ready` goes over HTTP, guarded by `WorkerSpec.secret`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -35,6 +35,46 @@ class WorkerSpec:
     slots: int
     max_queue: int
     secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaCppSpec:
+    """The same for llama.cpp. `model_path` is a GGUF file, the first one of several parts.
+
+    `context_length` is each request's own. `n_gpu_layers` -1 puts all layers on the GPU. `memory_bytes` is
+    the estimate, which stands where the process cannot see what it takes: on a GPU.
+    """
+
+    model_path: str
+    model_name: str
+    device: str
+    context_length: int
+    slots: int
+    n_gpu_layers: int
+    memory_bytes: int
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CommandSpec:
+    """The same for a server that a command starts, in an environment of its own.
+
+    `arguments` is the command line, in which "{port}" stands for the port that it is to listen on;
+    `key_variable` is where the command looks for the key that its clients have to show.
+    """
+
+    model_name: str
+    arguments: list[str]
+    key_variable: str
+    device: str
+    dtype: str
+    context_length: int | None
+    memory_bytes: int
+    secret: str = field(repr=False)
+
+
+Spec = WorkerSpec | LlamaCppSpec | CommandSpec
+SpecT = TypeVar("SpecT", WorkerSpec, LlamaCppSpec, CommandSpec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +120,6 @@ class Failed:
 
 WorkerEvent = Imported | Progress | Ready | Failed
 
-_SPEC: TypeAdapter[WorkerSpec] = TypeAdapter(WorkerSpec)
 _EVENT: TypeAdapter[WorkerEvent] = TypeAdapter(Annotated[WorkerEvent, Field(discriminator="event")])
 
 
@@ -88,15 +127,15 @@ class ProtocolError(ValueError):
     """A line that is not what the protocol allows; the text says what is wrong with it."""
 
 
-def spec_line(spec: WorkerSpec) -> bytes:
+def spec_line(spec: Spec) -> bytes:
     """`spec` as the line to write to a worker's stdin."""
-    return _SPEC.dump_json(spec) + b"\n"
+    return TypeAdapter(type(spec)).dump_json(spec) + b"\n"
 
 
-def parse_spec(line: bytes) -> WorkerSpec:
-    """The spec in a line that came in on stdin; ProtocolError when there is none."""
+def parse_spec(line: bytes, kind: type[SpecT]) -> SpecT:
+    """The spec, of this `kind`, in a line that came in on stdin; ProtocolError when there is none."""
     try:
-        return _SPEC.validate_json(line)
+        return TypeAdapter(kind).validate_json(line)
     except ValidationError as error:
         raise ProtocolError(_reason(error)) from None
 

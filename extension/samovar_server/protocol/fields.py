@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -47,7 +48,14 @@ class LoadFields(BaseModel):
     dtype: Dtype = "auto"
     quantization: Quantization = "auto"
     context_length: Annotated[int, Field(ge=1)] | None = None
-    ttl: Annotated[Finite, Field(ge=0)] | None = None
+    n_ctx: Annotated[int, Field(ge=1)] | None = None
+    n_gpu_layers: Annotated[int, Field(ge=-1)] | None = None
+    max_model_len: Annotated[int, Field(ge=1)] | None = None
+    gpu_memory_utilization: Annotated[float, Field(ge=0.1, le=1.0)] | None = None
+    tensor_parallel_size: Annotated[int, Field(ge=1)] | None = None
+    pipeline_parallel_size: Annotated[int, Field(ge=1)] | None = None
+    memory_bytes: Annotated[int, Field(ge=1)] | None = None
+    ttl: Annotated[Finite, Field(ge=-1)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -59,13 +67,31 @@ class LoadFields(BaseModel):
 
     def load_options(self) -> LoadOptions:
         """The part of the request that says how the model is to be held in memory."""
-        return LoadOptions(
-            backend=self.backend,
-            device=self.device,
-            dtype=self.dtype,
-            quantization=self.quantization,
-            context_length=self.context_length,
+        return LoadOptions(**{field.name: getattr(self, field.name) for field in fields(LoadOptions)})
+
+    def asked(self) -> frozenset[str]:
+        """The names of the fields that ask for something: those that are not at their defaults."""
+        return frozenset(
+            name
+            for name in self.model_fields_set
+            if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True)
         )
+
+    @field_validator("ttl")
+    @classmethod
+    def _ttl_is_a_time(cls, value: float | None) -> float | None:
+        if value is not None and -1 < value < 0:
+            raise ValueError("seconds, 0 for never, or -1 for unloading the model after its use")
+        return value
+
+    @model_validator(mode="after")
+    def _one_window(self) -> Self:
+        named = [
+            name for name in ("context_length", "n_ctx", "max_model_len") if getattr(self, name) is not None
+        ]
+        if len({getattr(self, name) for name in named}) > 1:
+            raise refusal(named[1], f"it means the same as {named[0]}, which has another value")
+        return self
 
 
 class GenerationRequest(LoadFields):

@@ -9,11 +9,11 @@ import pytest
 
 from samovar_server.backends import transformers as backend_module
 from samovar_server.backends.base import Backend
+from samovar_server.backends.devices import choose_device
 from samovar_server.backends.transformers import (
     ENGINE_COMMAND,
     TransformersBackend,
     check_quantization,
-    choose_device,
     choose_dtype,
     fit_slots,
 )
@@ -31,7 +31,7 @@ def model(folder: Path) -> ResolvedModel:
 
 
 def test_it_is_a_backend() -> None:
-    backend: Backend = TransformersBackend(slots=1, max_queue=1)
+    backend: Backend = TransformersBackend(slots=1, max_queue=1, conversions=Path("converted"))
     assert backend.command == ENGINE_COMMAND
 
 
@@ -91,7 +91,7 @@ def test_slots_are_halved_until_they_fit(budget_gb: float, slots: int) -> None:
 
 
 def test_a_plan_makes_everything_definite(tmp_path: Path) -> None:
-    backend = TransformersBackend(slots=16, max_queue=5)
+    backend = TransformersBackend(slots=16, max_queue=5, conversions=Path("converted"))
     plan = backend.plan(model(tmp_path), LoadOptions(), {"cpu": 10**12})
     assert (plan.backend, plan.device, plan.dtype, plan.quantization) == (
         "transformers", "cpu", "float32", "none",
@@ -104,7 +104,7 @@ def test_a_plan_makes_everything_definite(tmp_path: Path) -> None:
 
 
 def test_what_is_asked_for_is_in_the_plan_and_in_the_estimate(tmp_path: Path) -> None:
-    backend = TransformersBackend(slots=2, max_queue=5)
+    backend = TransformersBackend(slots=2, max_queue=5, conversions=Path("converted"))
     asked = LoadOptions(device="cpu", dtype="bfloat16", context_length=100)
     plan = backend.plan(model(tmp_path), asked, {"cpu": 10**12})
     assert (plan.dtype, plan.memory.context_length) == ("bfloat16", 100)
@@ -148,7 +148,7 @@ def test_int4_takes_the_cpu_and_is_used_by_who_asks_for_nothing(
 ) -> None:
     monkeypatch.setattr(backend_module, "has_cuda_build", lambda: True)
     budgets = {"cpu": 10**12, "cuda:0": 10**12}
-    plan = TransformersBackend(slots=2, max_queue=5).plan(
+    plan = TransformersBackend(slots=2, max_queue=5, conversions=Path("converted")).plan(
         model(tmp_path), LoadOptions(quantization="int4"), budgets
     )
     assert (plan.device, plan.dtype, plan.quantization) == ("cpu", "float32", "int4")
@@ -162,7 +162,7 @@ def test_a_quantization_whose_library_is_missing(
 ) -> None:
     monkeypatch.setattr(backend_module, "has_cuda_build", lambda: True)
     monkeypatch.setattr(backend_module, "find_spec", lambda name: None)
-    backend = TransformersBackend(slots=2, max_queue=5)
+    backend = TransformersBackend(slots=2, max_queue=5, conversions=Path("converted"))
     asked = LoadOptions(quantization=quantization, device=device)
     with pytest.raises(BackendUnavailable, match="pip install bitsandbytes"):
         backend.plan(model(tmp_path), asked, {"cpu": 10**12, "cuda:0": 10**12})
@@ -171,12 +171,12 @@ def test_a_quantization_whose_library_is_missing(
 def test_missing_libraries_are_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend_module, "find_spec", lambda name: None)
     with pytest.raises(BackendUnavailable, match=r"torch and transformers .* pip install 'samovar\[local\]'"):
-        TransformersBackend(slots=1, max_queue=1).check()
+        TransformersBackend(slots=1, max_queue=1, conversions=Path("converted")).check()
 
 
 def test_another_command_brings_its_own_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend_module, "find_spec", lambda name: None)
-    TransformersBackend(command=["other-python"], slots=1, max_queue=1).check()
+    TransformersBackend(command=["other-python"], slots=1, max_queue=1, conversions=Path("converted")).check()
 
 
 def test_planning_imports_no_torch(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ from pathlib import Path
 from samovar_server.backends.transformers import TransformersBackend
 from samovar_server.inventory.references import ResolvedModel
 from samovar_server.loader.options import LoadOptions, Quantization
-backend = TransformersBackend(slots=1, max_queue=1)
+backend = TransformersBackend(slots=1, max_queue=1, conversions=Path("converted"))
 model = ResolvedModel("m", "m", Path({str(model(tmp_path).path)!r}), "folder", None)
 backend.plan(model, LoadOptions(), {{"cpu": 10**12}})
 assert not {{"torch", "transformers"}} & set(sys.modules)

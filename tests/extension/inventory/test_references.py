@@ -7,7 +7,7 @@ import pytest
 
 from samovar_server.errors import InvalidRequest, ModelNotFound
 from samovar_server.inventory.references import ModelReference, ResolvedModel, parse_reference, resolve
-from tests.fakes.folders import COMMIT, cache_snapshot, make_model
+from tests.fakes.folders import COMMIT, cache_snapshot, gguf_files, make_model
 
 ALIASES = {"demo": "org/tiny"}
 
@@ -115,10 +115,69 @@ def test_an_absolute_path_outside_the_folders_is_refused(text: str) -> None:
     assert caught.value.param == "model"
 
 
-@pytest.mark.parametrize("text", ["org/name:model.gguf", "org/name:Q4_K_M", "models/model.gguf", "a.GGUF"])
-def test_gguf_is_refused_by_name(text: str, models: Path) -> None:
-    with pytest.raises(InvalidRequest, match="GGUF loading is not supported yet"):
-        find(text, models)
+@pytest.mark.parametrize(
+    "text", ["org/q:Q4_K_M", "org/q:q4_k_m", "org/q:m-Q4_K_M.gguf", "org/q/m-Q4_K_M.gguf"]
+)
+def test_a_gguf_file_is_named_by_tag_or_file(text: str, models: Path) -> None:
+    wanted, other = gguf_files(models / "org/q", "m-Q4_K_M.gguf", "m-Q8_0.gguf")
+    found = find(text, models)
+    assert (found.path, found.files, found.is_gguf) == (wanted, (wanted,), True)
+    assert other not in found.files
+
+
+def test_the_only_gguf_file_needs_no_tag(models: Path) -> None:
+    (file,) = gguf_files(models / "org/q", "m.Q4_1.gguf")
+    assert find("org/q", models) == ResolvedModel("org/q", "org/q:Q4_1", file, "folder", None, (file,))
+
+
+def test_of_several_gguf_files_one_has_to_be_named(models: Path) -> None:
+    gguf_files(models / "q", "m-Q4_K_M.gguf", "m-Q8_0.gguf", "mmproj-F16.gguf")
+    with pytest.raises(InvalidRequest, match=r"Name one of: q:Q4_K_M, q:Q8_0\."):
+        find("q", models)
+    with pytest.raises(ModelNotFound, match=r"has no 'Q2_K' here. It has: q:Q4_K_M, q:Q8_0\."):
+        find("q:Q2_K", models)
+
+
+@pytest.mark.parametrize("folder", ["", "Q4_K_M"])
+def test_the_parts_of_a_gguf_model_are_one_model_when_all_are_there(folder: str, models: Path) -> None:
+    names = [f"m-Q4_K_M-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+    parts = gguf_files(models / "big" / folder, *names)
+    assert find("big:Q4_K_M", models).files == tuple(parts)
+    parts[1].unlink()
+    with pytest.raises(ModelNotFound):
+        find("big:Q4_K_M", models)
+
+
+def test_safetensors_come_first_where_a_folder_has_both(models: Path) -> None:
+    make_model(models / "both")
+    (file,) = gguf_files(models / "both", "m-Q8_0.gguf")
+    assert not find("both", models).is_gguf
+    assert find("both:Q8_0", models).path == file
+
+
+def test_a_gguf_file_that_is_a_link_out_of_the_folders_is_refused(models: Path, tmp_path: Path) -> None:
+    (outside,) = gguf_files(tmp_path / "elsewhere", "m.gguf")
+    (models / "q").mkdir()
+    (models / "q/m.gguf").symlink_to(outside)
+    for text in ("q", "q:m.gguf", "q/m.gguf"):
+        with pytest.raises(InvalidRequest, match="leaves the model folders"):
+            find(text, models)
+
+
+def test_a_gguf_repo_in_the_hub_cache(models: Path, hub_cache: Path) -> None:
+    """Such repos often have no config.json."""
+    repo = hub_cache / "models--org--q"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs/main").write_text(COMMIT)
+    (file,) = gguf_files(repo / "snapshots" / COMMIT, "m-Q8_0.gguf")
+    for text in ("org/q:Q8_0", "org/q", f"org/q@{COMMIT}"):
+        found = find(text, models)
+        assert (found.path, found.name, found.source, found.revision) == (
+            file,
+            "org/q:Q8_0",
+            "hub-cache",
+            COMMIT,
+        )
 
 
 @pytest.mark.parametrize("text", ["demo", "org/tiny", "tiny"])

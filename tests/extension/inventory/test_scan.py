@@ -10,7 +10,7 @@ import pytest
 
 from samovar_server.inventory.references import resolve
 from samovar_server.inventory.scan import is_complete, list_models
-from tests.fakes.folders import COMMIT, cache_snapshot, make_model
+from tests.fakes.folders import COMMIT, cache_snapshot, gguf_files, make_model
 
 
 def names(*folders: Path) -> list[str]:
@@ -137,3 +137,14 @@ def test_a_broken_provenance_leaves_the_place_as_the_name(models: Path, provenan
 def test_looking_for_models_imports_no_torch() -> None:
     code = "import samovar_server.inventory.references, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_each_quantisation_in_gguf_is_a_model(models: Path) -> None:
+    make_model(models / "org/both")
+    gguf_files(models / "org/both", "m-Q8_0.gguf")
+    gguf_files(models / "q", "m-Q4_K_M-00001-of-00002.gguf", "m-Q4_K_M-00002-of-00002.gguf", "m-Q8_0.gguf")
+    gguf_files(models, "alone.gguf")
+    found = {model.name: model for model in list_models([models])}
+    assert set(found) == {"org/both", "org/both:Q8_0", "q:Q4_K_M", "q:Q8_0", "alone.gguf"}
+    assert found["q:Q4_K_M"].size_bytes == 2 * len(b"GGUF")
+    assert found["org/both"].size_bytes == len(b"{}") + len(b"weights")

@@ -20,7 +20,7 @@ from samovar_server.loader.process import WorkerProcess
 from samovar_server.loader.spare import SpareWorker
 from tests.fakes.models import FAKE_WORKER, FakeScript, write_model
 
-BACKEND = TransformersBackend(command=FAKE_WORKER, slots=4, max_queue=4)
+BACKEND = TransformersBackend(command=FAKE_WORKER, slots=4, max_queue=4, conversions=Path("converted"))
 
 
 def plan(folder: Path, script: FakeScript | None = None) -> LoadPlan:
@@ -29,7 +29,7 @@ def plan(folder: Path, script: FakeScript | None = None) -> LoadPlan:
 
 
 def make(*, spare: bool = False, timeout: float = 60.0) -> Loader:
-    return Loader(BACKEND, logging.getLogger("samovar"), load_timeout=timeout, spare=spare)
+    return Loader([BACKEND], logging.getLogger("samovar"), load_timeout=timeout, spare=spare)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ SPEC = WorkerSpec(
 def test_a_spec_survives_the_pipe_as_one_line() -> None:
     line = spec_line(SPEC)
     assert line.count(b"\n") == 1
-    assert parse_spec(line) == SPEC
+    assert parse_spec(line, WorkerSpec) == SPEC
 
 
 def test_a_spec_shows_no_secret() -> None:
@@ -72,4 +72,4 @@ def test_anything_else_is_refused(line: bytes) -> None:
 
 def test_a_spec_that_lacks_a_field_is_refused_by_its_name() -> None:
     with pytest.raises(ProtocolError, match="model_path"):
-        parse_spec(b"{}")
+        parse_spec(b"{}", WorkerSpec)

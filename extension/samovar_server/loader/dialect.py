@@ -1,0 +1,81 @@
+"""How an engine that is not samovar's own is spoken to: what goes out to it, and what its refusals mean.
+
+Answers that are none of these pass as they come: nothing that streams is parsed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from http import HTTPStatus
+from typing import Any
+
+from samovar_server.errors import (
+    ContextLengthExceeded,
+    InvalidRequest,
+    ModelNotFound,
+    QueueFull,
+    SamovarError,
+    UpstreamFailed,
+)
+from samovar_server.loader.options import LoadOptions
+
+OWN_FIELDS = frozenset(field.name for field in fields(LoadOptions)) | {"ttl", "exact"}
+"""Request fields that are meant for samovar, and that other engines refuse or misread."""
+
+_WINDOW_WORDS = ("context length", "context size", "context window", "exceed_context_size")
+_SHOWN_CHARACTERS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One engine's ways. `engine` is its name in messages.
+
+    `model` is what it calls the model; None: it takes any name, and bodies go to it untouched.
+    """
+
+    engine: str
+    model: str | None = None
+
+    def request(self, body: bytes) -> bytes:
+        """The body to send for a client's `body`, which is a JSON object."""
+        if self.model is None:
+            return body
+        asked = {name: value for name, value in json.loads(body).items() if name not in OWN_FIELDS}
+        return json.dumps(asked | {"model": self.model}).encode()
+
+    def error(self, status: int, body: bytes, retry_after: str | None = None) -> SamovarError:
+        """What a refusal means for the client, in samovar's terms."""
+        message, param, words = _read(body)
+        said = f"{self.engine}: {message or HTTPStatus(status).phrase}"
+        wait = int(retry_after) if retry_after is not None and retry_after.isdecimal() else None
+        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            # Not the client's credentials, so no 401; and what it says may quote the key.
+            return UpstreamFailed(
+                f"{self.engine} refuses this server's credentials. "
+                "Whoever runs this server can set them right."
+            )
+        if status < 500 and any(word in words for word in _WINDOW_WORDS):
+            return ContextLengthExceeded(said, param=param)
+        if status == HTTPStatus.NOT_FOUND:
+            return ModelNotFound(said, param="model")
+        if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+            return QueueFull(said, retry_after=wait if wait is not None else 1)
+        return InvalidRequest(said, param=param) if status < 500 else UpstreamFailed(said)
+
+
+def _read(body: bytes) -> tuple[str, str | None, str]:
+    """Message, field at fault, and all words of it in lower case, from the shapes that servers use."""
+    try:
+        told: Any = json.loads(body)
+    except ValueError:
+        return "", None, ""
+    error = told.get("error", told) if isinstance(told, dict) else None
+    if isinstance(error, str):
+        error = {"message": error}
+    if not isinstance(error, dict):
+        return "", None, ""
+    message, param = error.get("message"), error.get("param")
+    text = message[:_SHOWN_CHARACTERS] if isinstance(message, str) else ""
+    words = f"{text} {error.get('type')} {error.get('code')}".lower()
+    return text, param if isinstance(param, str) else None, words

@@ -48,6 +48,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "samovar_server.cache": {"samovar_server.errors", "samovar_server.inventory", "samovar_server.loader"},
     "samovar_server.workbench": {
         "samovar_server.backends",
+    "samovar_server.backends.remote": {
+        "samovar_server.backends.base",
+        "samovar_server.cache.lease",
+        "samovar_server.cache.records",
+        "samovar_server.errors",
+        "samovar_server.loader",
+    },
         "samovar_server.cache",
         "samovar_server.errors",
         "samovar_server.events",

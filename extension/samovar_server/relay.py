@@ -47,44 +47,48 @@ class Relay:
         self._client = httpx.AsyncClient(
             # Loopback only: a proxy from the environment must never see prompts or secrets.
             trust_env=False,
-            # A long prompt or a full queue may keep a worker silent for as long as it takes.
-            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
             # A connection serves one request, so that closing it always and only ends that request.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
         )
+        self._outside = httpx.AsyncClient()
 
     @asynccontextmanager
     async def post(self, lease: Lease, path: str, body: bytes) -> AsyncIterator[WorkerAnswer]:
         """Send `body`, which is JSON, to the leased worker; leaving the context ends the request there.
 
-        Raises what `lease.failure()` says when the worker cannot be reached or breaks off its answer, and
-        what a refusal means when the worker is of another engine.
+        Raises what `lease.failure()` says when the worker cannot be reached or breaks off its answer, what
+        `lease.silence()` says after too long a silence, and what a refusal means when the worker is of
+        another engine.
         """
         body = body if lease.dialect is None else lease.dialect.request(body)
-        request = self._client.build_request(
+        client = self._client if lease.timeout is None else self._outside
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        if lease.secret:
+            headers["Authorization"] = f"Bearer {lease.secret}"
+        request = client.build_request(
             "POST",
-            lease.url + path,
+            lease.endpoint(path),
             content=body,
-            headers={
-                "Authorization": f"Bearer {lease.secret}",
-                "Content-Type": "application/json",
-                "Accept-Encoding": "identity",
-            },
+            headers=headers,
+            timeout=httpx.Timeout(lease.timeout, connect=CONNECT_SECONDS),
         )
         try:
-            response = await self._client.send(request, stream=True)
+            response = await client.send(request, stream=True)
             try:
-                if lease.dialect is not None and response.is_error:
+                if lease.dialect is not None and not response.is_success:
                     raise await _refusal(lease.dialect, response)
                 yield WorkerAnswer(response)
             finally:
                 await response.aclose()
+        except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
+            raise lease.silence() from error
         except httpx.TransportError as error:
             raise lease.failure() from error
 
     async def close(self) -> None:
         """Close what is still open. The relay sends nothing after it."""
         await self._client.aclose()
+        await self._outside.aclose()
 
 
 async def _refusal(dialect: Dialect, response: httpx.Response) -> SamovarError:

@@ -18,6 +18,8 @@ from samovar_server.backends.transformers import TransformersBackend
 from samovar_server.backends.base import refuse_fields
 from samovar_server.backends.llamacpp import LlamaCppBackend
 from samovar_server.backends.registry import Backends
+from samovar_server.backends.remote import RemoteBackend, RemoteModel, parse_remotes
+from samovar_server.backends.transformers import TransformersBackend
 from samovar_server.cache.clock import SystemClock
 from samovar_server.cache.entry import Entry
 from samovar_server.cache.lease import Lease
@@ -89,6 +91,17 @@ class Workbench(LoggingConfigurable):
         min=1,
         help="Requests that one model answers at the same time; fewer where memory does not allow it.",
     ).tag(config=True)
+    remotes = Dict(
+        value_trait=Dict(),
+        key_trait=Unicode(),
+        help="""
+        Other servers that speak OpenAI's HTTP, by the name that goes before those of their models:
+        {"lab": {"url": "https://host/v1", "key_variable": "LAB_KEY", "timeout": 600}}. `key_variable` is
+        the environment variable with the key, `timeout` the longest silence in seconds; both may be left
+        out.
+        """,
+    ).tag(config=True)
+
 
     max_queue = Int(
         256,
@@ -165,7 +178,7 @@ class Workbench(LoggingConfigurable):
         self.events.publish(kind, asdict(change))
 
     async def models(self) -> list[ModelCard]:
-        """The models on disk, whether in memory or not. Reads the disk, so it may take a while."""
+        """The models on disk, whether in memory or not, and those of remotes. Takes a while."""
         on_disk = await asyncio.to_thread(list_models, self._folders)
         resident = {record.model_path for record in self.loaded() if record.state in ("ready", "draining")}
         return [
@@ -182,6 +195,9 @@ class Workbench(LoggingConfigurable):
     def acquire(
         self,
         model: str | None,
+        self._own_engine = own_engine
+        self._backends = Backends([LlamaCppBackend(slots=self.slots), own_engine])
+        self._remote = RemoteBackend(parse_remotes(self.remotes), self.log)
         options: LoadOptions,
         self._own_engine = own_engine
         self._backends = Backends([LlamaCppBackend(slots=self.slots), own_engine])
@@ -211,6 +227,35 @@ class Workbench(LoggingConfigurable):
         """Bring `model` into memory, or join the load that is under way. Raises what `acquire` raises.
 
         A pinned model is neither evicted nor expires; an unload ends that too.
+        """Models on their way to this machine."""
+        self._collector = CacheCollector(self.stats, self.loaded)
+        self._preloading: asyncio.Task[None] | None = None
+
+    @validate("default_ttl")
+    def _check_default_ttl(self, proposal: Bunch) -> float:
+        seconds: float = proposal.value
+        if -1 < seconds < 0:
+            raise TraitError(
+                f"default_ttl: seconds, 0 for ever, or -1 for unloading after use (got {seconds})"
+            )
+        return seconds
+
+    @validate("remotes")
+    def _check_remotes(self, proposal: Bunch) -> dict[str, Any]:
+        remotes: dict[str, Any] = proposal.value
+        try:
+            parse_remotes(remotes)
+        except ValueError as error:
+            raise TraitError(f"remotes: {error}") from None
+        return remotes
+
+    @validate("gpu_memory_budgets")
+    def _check_gpu_memory_budgets(self, proposal: Bunch) -> dict[str, int]:
+        budgets: dict[str, int] = proposal.value
+        for device in budgets:
+            if not GPU_NAME.fullmatch(device):
+                raise TraitError(f"gpu_memory_budgets: {device!r} is no GPU; write cuda, cuda:0, cuda:1, …")
+        return budgets
         """
         plan = await self._plan(model, options)
         return await self._cache.load(plan, ttl=ttl, pin=pin, on_progress=on_progress)
@@ -237,6 +282,8 @@ class Workbench(LoggingConfigurable):
         """
         same = await self._ways_to_name(model)
 
+        await self._loader.close()
+        await self._remote.close()
         def is_meant(entry: Entry) -> bool:
             plan = entry.plan
             return (
@@ -278,6 +325,9 @@ class Workbench(LoggingConfigurable):
         budgets = self._machine.budgets(self._cache.used_bytes())
         plan = await asyncio.to_thread(self._backends.plan, model, options, budgets)
         if options.memory_bytes is None:
+        ] + [
+            ModelCard(id=model.id, created=model.created, owned_by=model.remote, path="", loaded=False)
+            for model in await self._remote.models()
             return plan
         return replace(plan, memory=replace(plan.memory, stated_bytes=options.memory_bytes))
 
@@ -298,3 +348,12 @@ class Workbench(LoggingConfigurable):
         fields: frozenset[str],
         if route is not None:
             refuse_fields(self._backends[plan.backend], route, fields)
+        if (elsewhere := self._remote_model(model)) is not None:
+            return await self._remote.load(elsewhere, options)
+        if (elsewhere := self._remote_model(model)) is not None:
+            yield self._remote.lease(elsewhere, options, route, fields)
+            return
+    def _remote_model(self, model: str | None) -> RemoteModel | None:
+        reference = self.default_model if model is None else model
+        return self._remote.find(self.aliases.get(reference, reference))
+

@@ -23,8 +23,22 @@ ALWAYS = frozenset({"model", "backend", "ttl", "stream", "stream_options", "user
 """Fields that no backend refuses: they are samovar's own, or change nothing about an answer's content."""
 
 
-class Backend(Protocol):
-    """One engine. Nothing here imports the engine's libraries: only its worker processes do."""
+SAMPLING = frozenset({
+    "frequency_penalty", "ignore_eos", "logit_bias", "max_tokens", "min_p", "min_tokens", "n",
+    "presence_penalty", "repetition_penalty", "seed", "stop", "stop_token_ids", "temperature", "top_k",
+    "top_p",
+})  # fmt: skip
+CHAT = SAMPLING | {
+    "logprobs", "max_completion_tokens", "messages", "parallel_tool_calls", "response_format", "tool_choice",
+    "tools", "top_logprobs",
+}  # fmt: skip
+COMPLETIONS = SAMPLING | {"best_of", "echo", "logprobs", "prompt", "prompt_logprobs"}
+EMBEDDINGS = frozenset({"dimensions", "encoding_format", "input"})
+"""What other servers of OpenAI's HTTP know: `exact` is a promise that only samovar's own engine gives."""
+
+
+class Honours(Protocol):
+    """What may be asked of a backend."""
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -32,6 +46,11 @@ class Backend(Protocol):
     options: ClassVar[frozenset[str]]
     """The load options that it takes."""
     routes: ClassVar[Routes]
+
+
+class Backend(Honours, Protocol):
+    """One engine. Nothing here imports the engine's libraries: only its worker processes do."""
+
     has_spare: ClassVar[bool]
     """Whether a worker that waits for its model saves a load much time."""
 
@@ -63,18 +82,18 @@ class Backend(Protocol):
         """What a worker is told to carry out `plan`."""
 
 
-def refuse_options(backend: Backend, options: LoadOptions) -> None:
+def refuse_options(backend: Honours, options: LoadOptions) -> None:
     """InvalidRequest for a load option that `backend` does not take."""
     for name in sorted(options.asked() - backend.options):
         has = ", ".join(sorted(backend.options)) or "none"
         raise InvalidRequest(
             f"{name}: backend {backend.name} ({backend.title}) does not take it. "
-            f"Leave it out, or choose another backend; its load options are: {has}.",
+            f"Leave it out, or choose another backend; the load options here are: {has}.",
             param=name,
         )
 
 
-def refuse_fields(backend: Backend, route: str, fields: frozenset[str]) -> None:
+def refuse_fields(backend: Honours, route: str, fields: frozenset[str]) -> None:
     """InvalidRequest for a route, or a field that asks for something, that `backend` does not honour."""
     if route not in backend.routes:
         has = ", ".join(backend.routes)

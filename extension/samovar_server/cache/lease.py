@@ -14,7 +14,8 @@ from samovar_server.loader.dialect import Dialect
 class Lease(ABC):
     """The right to send one request to a model's worker: the model stays while the lease is held.
 
-    `dialect` is how to speak to it, if it is not samovar's own engine.
+    `dialect` is how to speak to it, if it is not samovar's own engine. `timeout` is how many seconds it may
+    be silent within an answer; None: for ever, as it is a worker on this machine, which is watched.
     """
 
     url: str
@@ -23,6 +24,11 @@ class Lease(ABC):
     evicted: tuple[str, ...] = field(default=(), kw_only=True)
     """Cache keys of the models that had to go for this request; none when it found its model there."""
     dialect: Dialect | None = field(default=None, kw_only=True)
+    timeout: float | None = field(default=None, kw_only=True)
+
+    def endpoint(self, path: str) -> str:
+        """The URL of the route `path`, which begins with /v1."""
+        return self.url + path
 
     @abstractmethod
     def failure(self) -> SamovarError:
@@ -30,3 +36,7 @@ class Lease(ABC):
 
         ModelUnloaded when the model was unloaded with mode=now, ModelCrashed else.
         """
+
+    def silence(self) -> SamovarError:
+        """After `timeout`: the error to answer with."""
+        return self.failure()

@@ -55,13 +55,13 @@ class Dialect:
                 f"{self.engine} refuses this server's credentials. "
                 "Whoever runs this server can set them right."
             )
-        if status < 500 and any(word in words for word in _WINDOW_WORDS):
+        if 400 <= status < 500 and any(word in words for word in _WINDOW_WORDS):
             return ContextLengthExceeded(said, param=param)
         if status == HTTPStatus.NOT_FOUND:
             return ModelNotFound(said, param="model")
         if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
             return QueueFull(said, retry_after=wait if wait is not None else 1)
-        return InvalidRequest(said, param=param) if status < 500 else UpstreamFailed(said)
+        return InvalidRequest(said, param=param) if 400 <= status < 500 else UpstreamFailed(said)
 
 
 def _read(body: bytes) -> tuple[str, str | None, str]:

@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "samovar_server.errors",
         "samovar_server.events",
         "samovar_server.loader.options",
+        "samovar_server.metrics",
         "samovar_server.protocol",
         "samovar_server.relay",
         "samovar_server.workbench",
@@ -37,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "samovar_server.errors": set(),
     "samovar_server.discovery": set(),
     "samovar_server.events": set(),
+    "samovar_server.metrics": {"samovar_server.cache.records"},
     "samovar_server.inventory": {"samovar_server.errors"},
     "samovar_server.protocol": {"samovar_server.errors", "samovar_server.loader.options"},
     "samovar_server.loader": {
@@ -45,9 +47,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "samovar_server.backends.base",
     },
     "samovar_server.backends": {"samovar_server.errors", "samovar_server.inventory", "samovar_server.loader"},
-    "samovar_server.cache": {"samovar_server.errors", "samovar_server.inventory", "samovar_server.loader"},
-    "samovar_server.workbench": {
-        "samovar_server.backends",
     "samovar_server.backends.remote": {
         "samovar_server.backends.base",
         "samovar_server.cache.lease",
@@ -55,15 +54,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         "samovar_server.errors",
         "samovar_server.loader",
     },
+    "samovar_server.cache": {"samovar_server.errors", "samovar_server.inventory", "samovar_server.loader"},
+    "samovar_server.workbench": {
+        "samovar_server.backends",
         "samovar_server.cache",
         "samovar_server.errors",
         "samovar_server.events",
         "samovar_server.inventory",
         "samovar_server.loader",
-    },
-    "samovar_server.relay": {"samovar_server.cache.lease", "samovar_server.cache.records"},
-    # the composition root, the one place that knows the routes
-    "samovar_server.app": {"samovar_server", "samovar_handlers"},
         "samovar_server.metrics",
     },
     "samovar_server.relay": {
@@ -71,6 +69,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "samovar_server.cache.records",
         "samovar_server.errors",
         "samovar_server.loader.dialect",
+    },
+    # the composition root, the one place that knows the routes
+    "samovar_server.app": {"samovar_server", "samovar_handlers"},
     "samovar_server.__main__": {"samovar_server.app"},
     "samovar_server": {"samovar_server.app"},
     # other processes: a worker, a download
@@ -78,9 +79,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "samovar_server.errors",
         "samovar_server.protocol",
         "samovar_server.loader.spec",
-    },
-    "samovar_server.downloader": {"samovar_server.errors", "samovar_server.inventory"},
-}
         "samovar_server.workers.pipes",
     },
     "samovar_server.workers": {"samovar_server.errors", "samovar_server.loader.spec"},
@@ -88,6 +86,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "samovar_server.errors",
         "samovar_server.inventory",
         "samovar_server.loader.child",
+    },
+}
 
 # Imported only where a process of its own runs them, never in the server or in a kernel.
 HEAVY = {"accelerate", "bitsandbytes", "gguf", "safetensors", "torch", "transformers", "xllamacpp"}

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jupyter_core.paths import jupyter_data_dir
-from traitlets import Bool, Dict, Float, Int, List, Unicode, default
+from traitlets import Bool, Bunch, Dict, Float, Int, List, TraitError, Unicode, default, validate
 from traitlets.config import LoggingConfigurable
 
-from samovar_server.backends.transformers import TransformersBackend
 from samovar_server.backends.base import refuse_fields
 from samovar_server.backends.llamacpp import LlamaCppBackend
 from samovar_server.backends.registry import Backends
@@ -24,8 +24,18 @@ from samovar_server.cache.clock import SystemClock
 from samovar_server.cache.entry import Entry
 from samovar_server.cache.lease import Lease
 from samovar_server.cache.manager import Mode, ModelCache
-from samovar_server.cache.records import CacheStats, LoadedModel, ModelChange, QueueLength, WorkerAddress
-from samovar_server.errors import BackendUnavailable, ModelNotFound
+from samovar_server.cache.records import (
+    CacheStats,
+    EngineStats,
+    LoadedModel,
+    LoadEstimate,
+    ModelChange,
+    QueueLength,
+    TokensCounted,
+    WorkerAddress,
+)
+from samovar_server.cache.telling import Told
+from samovar_server.errors import BackendUnavailable, ModelNotFound, SamovarError
 from samovar_server.events import EventBus
 from samovar_server.inventory.references import ResolvedModel, list_models, resolve
 from samovar_server.loader.devices import NvidiaGpus
@@ -33,6 +43,9 @@ from samovar_server.loader.loader import Loader
 from samovar_server.loader.machine import Machine
 from samovar_server.loader.options import LoadOptions, ProgressCallback
 from samovar_server.loader.plan import LoadPlan
+from samovar_server.metrics import CacheCollector, count_change, count_tokens
+
+GPU_NAME = re.compile(r"cuda(:\d{1,3})?")
 
 __all__ = ["CacheStats", "Lease", "LoadedModel", "ModelCard", "Workbench"]
 
@@ -71,26 +84,6 @@ class Workbench(LoggingConfigurable):
         help="Short names for models: what a request may say, and the model that it means.",
     ).tag(config=True)
 
-    default_ttl = Float(
-        300.0,
-        min=0.0,
-        help="Seconds that an unused model stays in memory, unless a request says otherwise. 0: for ever.",
-    ).tag(config=True)
-
-    cpu_memory_budget = Int(
-        0,
-        min=0,
-        help="""
-        Bytes of main memory that all models together may take. 0: four fifths of the memory that this
-        machine or container has, and no more than what other programs leave.
-        """,
-    ).tag(config=True)
-
-    slots = Int(
-        16,
-        min=1,
-        help="Requests that one model answers at the same time; fewer where memory does not allow it.",
-    ).tag(config=True)
     remotes = Dict(
         value_trait=Dict(),
         key_trait=Unicode(),
@@ -102,6 +95,49 @@ class Workbench(LoggingConfigurable):
         """,
     ).tag(config=True)
 
+    default_ttl = Float(
+        300.0,
+        min=-1.0,
+        help="""
+        Seconds that an unused model stays in memory, unless a request says otherwise. 0: for ever; -1: it
+        is unloaded as soon as nobody uses it.
+        """,
+    ).tag(config=True)
+
+    preload = List(
+        Unicode(),
+        help="Models to load when the server starts, one after the other. They leave as others do.",
+    ).tag(config=True)
+
+    pins = List(
+        Unicode(),
+        help="Models that, once they are loaded, are neither evicted nor expire, until they are unloaded.",
+    ).tag(config=True)
+
+    cpu_memory_budget = Int(
+        0,
+        min=0,
+        help="""
+        Bytes of main memory that all models together may take. 0: four fifths of the memory that this
+        machine or container has, and no more than what other programs leave.
+        """,
+    ).tag(config=True)
+
+    gpu_memory_budgets = Dict(
+        value_trait=Int(min=0),
+        key_trait=Unicode(),
+        help="""
+        Bytes of GPU memory that all models together may take, by GPU: {"cuda:0": 8000000000}; "cuda"
+        stands for all GPUs that are not named. Default: nine tenths of each GPU, and no more than what
+        other programs leave.
+        """,
+    ).tag(config=True)
+
+    slots = Int(
+        16,
+        min=1,
+        help="Requests that one model answers at the same time; fewer where memory does not allow it.",
+    ).tag(config=True)
 
     max_queue = Int(
         256,
@@ -111,6 +147,15 @@ class Workbench(LoggingConfigurable):
 
     load_timeout = Float(
         600.0, min=1.0, help="Seconds that a load may take before it is given up as hung."
+    ).tag(config=True)
+
+    hang_timeout = Float(
+        60.0,
+        min=1.0,
+        help="""
+        Seconds for which a worker with requests may leave the server's questions unanswered before it is
+        ended as hung. One that answers and makes no step is given ten times as long.
+        """,
     ).tag(config=True)
 
     spare_worker = Bool(
@@ -139,12 +184,17 @@ class Workbench(LoggingConfigurable):
             max_queue=self.max_queue,
             conversions=Path(jupyter_data_dir()) / "samovar" / "converted",
         )
+        self._own_engine = own_engine
+        self._backends = Backends([LlamaCppBackend(slots=self.slots), own_engine])
+        self._remote = RemoteBackend(parse_remotes(self.remotes), self.log)
         self._loader = Loader(
             self._backends, self.log, load_timeout=self.load_timeout, spare=self.spare_worker
         )
         self.events = EventBus(first_id=time.time_ns() // 10**6)
         """What happens, for GET /v1/events."""
-        self._machine = Machine(NvidiaGpus.detect(), self.cpu_memory_budget)
+        self._machine = Machine(
+            NvidiaGpus.detect(), {"cpu": self.cpu_memory_budget, **self.gpu_memory_budgets}
+        )
         self._cache = ModelCache(
             self._loader.launch,
             self._machine,
@@ -152,82 +202,9 @@ class Workbench(LoggingConfigurable):
             log=self.log,
             default_ttl=self.default_ttl,
             tell=self._tell,
+            is_pinned=self._is_pinned,
+            patience=self.hang_timeout,
         )
-
-    @default("model_folders")
-    def _default_model_folders(self) -> list[str]:
-        return [str(Path(jupyter_data_dir()) / "samovar" / "models")]
-
-    async def start(self) -> None:
-        """Begin to serve: start the spare worker, without waiting for it."""
-        try:
-            self._own_engine.check()
-        except BackendUnavailable as error:
-            self.log.warning(error.message)
-            return
-        self._loader.start_spare()
-
-    async def stop(self) -> None:
-        """End all worker processes, the spare included, and wait until they are gone."""
-        await self._loader.stop()
-        await self._cache.close()
-        self.events.close()
-
-    def _tell(self, change: ModelChange | QueueLength) -> None:
-        kind = "model" if isinstance(change, ModelChange) else "queue"
-        self.events.publish(kind, asdict(change))
-
-    async def models(self) -> list[ModelCard]:
-        """The models on disk, whether in memory or not, and those of remotes. Takes a while."""
-        on_disk = await asyncio.to_thread(list_models, self._folders)
-        resident = {record.model_path for record in self.loaded() if record.state in ("ready", "draining")}
-        return [
-            ModelCard(
-                id=model.name,
-                created=int(model.modified),
-                owned_by=model.name.split("/")[0] if "/" in model.name else "local",
-                path=str(model.path),
-                loaded=str(model.path) in resident,
-            )
-            for model in on_disk
-        ]
-
-    def acquire(
-        self,
-        model: str | None,
-        self._own_engine = own_engine
-        self._backends = Backends([LlamaCppBackend(slots=self.slots), own_engine])
-        self._remote = RemoteBackend(parse_remotes(self.remotes), self.log)
-        options: LoadOptions,
-        self._own_engine = own_engine
-        self._backends = Backends([LlamaCppBackend(slots=self.slots), own_engine])
-        *,
-        ttl: float | None = None,
-        on_progress: ProgressCallback | None = None,
-    ) -> AbstractAsyncContextManager[Lease]:
-        """Hold `model` (None: the default one) in memory for one request, loading it first if needed.
-
-        `route` and `fields` are where the request goes and which of its fields ask for something: what the
-        model's backend does not honour is refused before anything is loaded. `ttl` is the model's time to
-        live, in seconds, from now on. Entering raises InvalidRequest, ModelNotFound, BackendUnavailable,
-        InsufficientMemory, Conflict (pinned with other options), LoadFailed, or ModelUnloaded when somebody
-        cancels the load. Giving up the wait does not end the load.
-        """
-        return self._acquire(model, options, route, fields, ttl, on_progress)
-
-    async def load(
-        self,
-        model: str | None,
-        options: LoadOptions,
-        *,
-        ttl: float | None = None,
-        pin: bool = False,
-        on_progress: ProgressCallback | None = None,
-    ) -> LoadedModel:
-        """Bring `model` into memory, or join the load that is under way. Raises what `acquire` raises.
-
-        A pinned model is neither evicted nor expires; an unload ends that too.
-        """Models on their way to this machine."""
         self._collector = CacheCollector(self.stats, self.loaded)
         self._preloading: asyncio.Task[None] | None = None
 
@@ -256,13 +233,129 @@ class Workbench(LoggingConfigurable):
             if not GPU_NAME.fullmatch(device):
                 raise TraitError(f"gpu_memory_budgets: {device!r} is no GPU; write cuda, cuda:0, cuda:1, …")
         return budgets
+
+    @default("model_folders")
+    def _default_model_folders(self) -> list[str]:
+        return [str(Path(jupyter_data_dir()) / "samovar" / "models")]
+
+    async def start(self) -> None:
+        """Begin to serve: start the spare worker and the preloads, without waiting for them."""
+        try:
+            self._own_engine.check()
+        except BackendUnavailable as error:
+            self.log.warning(error.message)
+        else:
+            self._loader.start_spare()
+        self._collector.register()
+        self._preloading = asyncio.create_task(self._preload())
+
+    async def stop(self) -> None:
+        """End all worker processes, the spare included, and wait until they are gone."""
+        if self._preloading is not None:
+            self._preloading.cancel()
+            self._preloading = None
+            self._collector.unregister()
+        await self._loader.stop()
+        await self._cache.close()
+        await self._loader.close()
+        await self._remote.close()
+        self.events.close()
+
+    async def _preload(self) -> None:
+        """Load the models that the settings want to be there; what goes wrong is logged, not raised."""
+        for model in self.preload:
+            try:
+                await self.load(model, LoadOptions())
+            except SamovarError as error:
+                self.log.warning("c.Workbench.preload: %s", error.message)
+
+    def _is_pinned(self, plan: LoadPlan) -> bool:
+        """Whether the settings pin this model, by any of its names."""
+        pins = {*self.pins, *(self.aliases.get(name, name) for name in self.pins)}
+        return bool(pins & {plan.model.name, plan.model.reference})
+
+    def _tell(self, told: Told) -> None:
+        match told:
+            case ModelChange():
+                self.events.publish("model", asdict(told))
+                count_change(told)
+            case TokensCounted():
+                count_tokens(told)
+            case QueueLength():
+                self.events.publish("queue", asdict(told))
+
+    async def models(self) -> list[ModelCard]:
+        """The models on disk, whether in memory or not, and those of remotes. Takes a while."""
+        on_disk = await asyncio.to_thread(list_models, self._folders)
+        resident = {record.model_path for record in self.loaded() if record.state in ("ready", "draining")}
+        return [
+            ModelCard(
+                id=model.name,
+                created=int(model.modified),
+                owned_by=model.name.split("/")[0] if "/" in model.name else "local",
+                path=str(model.path),
+                loaded=str(model.path) in resident,
+            )
+            for model in on_disk
+        ] + [
+            ModelCard(id=model.id, created=model.created, owned_by=model.remote, path="", loaded=False)
+            for model in await self._remote.models()
+        ]
+
+    def acquire(
+        self,
+        model: str | None,
+        options: LoadOptions,
+        *,
+        route: str | None = None,
+        fields: frozenset[str] = frozenset(),
+        ttl: float | None = None,
+        on_progress: ProgressCallback | None = None,
+    ) -> AbstractAsyncContextManager[Lease]:
+        """Hold `model` (None: the default one) in memory for one request, loading it first if needed.
+
+        `route` and `fields` are where the request goes and which of its fields ask for something: what the
+        model's backend does not honour is refused before anything is loaded. `ttl` is the model's time to
+        live, in seconds, from now on. Entering raises InvalidRequest, ModelNotFound, BackendUnavailable,
+        InsufficientMemory, Conflict (pinned with other options), LoadFailed, or ModelUnloaded when somebody
+        cancels the load. Giving up the wait does not end the load.
         """
+        return self._acquire(model, options, route, fields, ttl, on_progress)
+
+    async def load(
+        self,
+        model: str | None,
+        options: LoadOptions,
+        *,
+        ttl: float | None = None,
+        pin: bool | None = None,
+        on_progress: ProgressCallback | None = None,
+    ) -> LoadedModel:
+        """Bring `model` into memory, or join the load that is under way. Raises what `acquire` raises.
+
+        A pinned model is neither evicted nor expires, until it is unloaded or loaded with `pin` False.
+        `pin` None changes nothing. A model that failed is tried again at once, whatever the back-off says.
+        """
+        if (elsewhere := self._remote_model(model)) is not None:
+            return await self._remote.load(elsewhere, options)
         plan = await self._plan(model, options)
         return await self._cache.load(plan, ttl=ttl, pin=pin, on_progress=on_progress)
+
+    async def estimate(self, model: str | None, options: LoadOptions) -> LoadEstimate:
+        """What a load would take and which models would go for it; changes nothing.
+
+        Raises InvalidRequest, ModelNotFound, BackendUnavailable or LoadFailed (damaged files).
+        """
+        resolved = await self._resolve(self.default_model if model is None else model)
+        return self._cache.estimate(await self._plan_load(resolved, options), "disk")
 
     def loaded(self) -> list[LoadedModel]:
         """The models in memory, those on their way in or out, and those whose last load failed."""
         return self._cache.loaded()
+
+    async def engines(self) -> list[EngineStats]:
+        """What the engines of the models that are ready do now; those that do not tell are left out."""
+        return await self._cache.engines()
 
     def workers(self) -> list[WorkerAddress]:
         """Where the workers of the models that are ready answer."""
@@ -282,8 +375,6 @@ class Workbench(LoggingConfigurable):
         """
         same = await self._ways_to_name(model)
 
-        await self._loader.close()
-        await self._remote.close()
         def is_meant(entry: Entry) -> bool:
             plan = entry.plan
             return (
@@ -307,12 +398,23 @@ class Workbench(LoggingConfigurable):
         self,
         model: str | None,
         options: LoadOptions,
+        route: str | None,
+        fields: frozenset[str],
         ttl: float | None,
         on_progress: ProgressCallback | None,
     ) -> AsyncIterator[Lease]:
+        if (elsewhere := self._remote_model(model)) is not None:
+            yield self._remote.lease(elsewhere, options, route, fields)
+            return
         plan = await self._plan(model, options)
+        if route is not None:
+            refuse_fields(self._backends[plan.backend], route, fields)
         async with self._cache.lease(plan, ttl=ttl, on_progress=on_progress) as lease:
             yield lease
+
+    def _remote_model(self, model: str | None) -> RemoteModel | None:
+        reference = self.default_model if model is None else model
+        return self._remote.find(self.aliases.get(reference, reference))
 
     async def _plan(self, model: str | None, options: LoadOptions) -> LoadPlan:
         """How to load; for a model in memory, without a look at the disk."""
@@ -320,14 +422,12 @@ class Workbench(LoggingConfigurable):
         resident = self._cache.find(reference, options)
         if resident is not None:
             return resident
-        resolved = await self._resolve(reference)
-        self._backend.check()
+        return await self._plan_load(await self._resolve(reference), options)
+
+    async def _plan_load(self, model: ResolvedModel, options: LoadOptions) -> LoadPlan:
         budgets = self._machine.budgets(self._cache.used_bytes())
         plan = await asyncio.to_thread(self._backends.plan, model, options, budgets)
         if options.memory_bytes is None:
-        ] + [
-            ModelCard(id=model.id, created=model.created, owned_by=model.remote, path="", loaded=False)
-            for model in await self._remote.models()
             return plan
         return replace(plan, memory=replace(plan.memory, stated_bytes=options.memory_bytes))
 
@@ -342,18 +442,3 @@ class Workbench(LoggingConfigurable):
         except ModelNotFound:
             return names
         return names | {str(resolved.path)}
-        route: str | None = None,
-        fields: frozenset[str] = frozenset(),
-        route: str | None,
-        fields: frozenset[str],
-        if route is not None:
-            refuse_fields(self._backends[plan.backend], route, fields)
-        if (elsewhere := self._remote_model(model)) is not None:
-            return await self._remote.load(elsewhere, options)
-        if (elsewhere := self._remote_model(model)) is not None:
-            yield self._remote.lease(elsewhere, options, route, fields)
-            return
-    def _remote_model(self, model: str | None) -> RemoteModel | None:
-        reference = self.default_model if model is None else model
-        return self._remote.find(self.aliases.get(reference, reference))
-

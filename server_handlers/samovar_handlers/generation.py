@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
+from urllib.parse import quote
 
 from samovar_handlers.base import SamovarHandler
-from samovar_handlers.sse import EventStream, event, whole_events
+from samovar_handlers.sse import DONE, EventStream, event, whole_events
 from samovar_server.cache.lease import Lease
 from samovar_server.loader.options import ProgressCallback
+from samovar_server.metrics import StreamTimer
 from samovar_server.protocol.fields import GenerationRequest, LoadFields
 from samovar_server.relay import WorkerAnswer
+
+
+def evictions(lease: Lease) -> str:
+    """The cache keys of the models that went for a request, for a header or a comment."""
+    return ", ".join(quote(key, safe="/|:@=") for key in lease.evicted)
 
 
 class GenerationHandler(SamovarHandler):
@@ -35,9 +42,13 @@ class GenerationHandler(SamovarHandler):
         timer = StreamTimer()
         async with EventStream(self) as events, self._lease(path, request, events.on_progress) as lease:
             events.loaded()
+            if self._tell_evictions(lease) and events.begun:  # too late for a header
+                await events.send(f": evicted {evictions(lease)}\n\n".encode())
             async with self.services.relay.post(lease, path, body) as answer:
                 if answer.status == HTTPStatus.OK:
                     async for whole in whole_events(answer.chunks()):
+                        if whole != DONE:
+                            timer.piece(lease.model.model)
                         await events.send(whole)
                 elif await events.settle():
                     await events.send(event(await answer.body()))
@@ -45,7 +56,7 @@ class GenerationHandler(SamovarHandler):
                     await self._pass_on(answer)
 
     def _lease(
-        self, request: LoadFields, on_progress: ProgressCallback | None = None
+        self, path: str, request: LoadFields, on_progress: ProgressCallback | None = None
     ) -> AbstractAsyncContextManager[Lease]:
         return self.workbench.acquire(
             request.model,
@@ -55,6 +66,12 @@ class GenerationHandler(SamovarHandler):
             ttl=request.ttl,
             on_progress=on_progress,
         )
+
+    def _tell_evictions(self, lease: Lease) -> bool:
+        """Say in a header which models went for this request; False when none did."""
+        if lease.evicted:
+            self.set_header("X-Samovar-Evicted", evictions(lease))
+        return bool(lease.evicted)
 
     async def _pass_on(self, answer: WorkerAnswer) -> None:
         body = await answer.body()

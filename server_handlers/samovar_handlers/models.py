@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -15,7 +14,7 @@ from samovar_server.cache.records import LoadedModel
 from samovar_server.errors import ModelNotFound
 from samovar_server.loader.options import ProgressCallback
 from samovar_server.protocol.fields import parse
-from samovar_server.protocol.models import LoadRequest, UnloadAllRequest, UnloadRequest
+from samovar_server.protocol.models import EstimateRequest, LoadRequest, UnloadAllRequest, UnloadRequest
 from samovar_server.workbench import ModelCard
 
 
@@ -86,6 +85,16 @@ class LoadHandler(SamovarHandler):
         )
 
 
+class EstimateHandler(SamovarHandler):
+    """What a load would take."""
+
+    @web.authenticated
+    async def post(self) -> None:
+        """Tell the memory that a load would take and which models would go for it; loads nothing."""
+        request = parse(EstimateRequest, self.json_body())
+        self.finish(asdict(await self.workbench.estimate(request.model, request.load_options())))
+
+
 class LoadedHandler(SamovarHandler):
     """The models in memory."""
 
@@ -101,8 +110,7 @@ class StatsHandler(SamovarHandler):
     @web.authenticated
     async def get(self) -> None:
         """Count loads, hits and evictions since the server started; memory in use; what engines do."""
-        asked = [self.services.relay.engine_stats(worker) for worker in self.workbench.workers()]
-        engines = [asdict(stats) for stats in await asyncio.gather(*asked) if stats is not None]
+        engines = [asdict(stats) for stats in await self.workbench.engines()]
         self.finish(asdict(self.workbench.stats()) | {"engines": engines})
 
 

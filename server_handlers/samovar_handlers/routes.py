@@ -11,6 +11,7 @@ from samovar_handlers.completions import CompletionsHandler
 from samovar_handlers.embeddings import EmbeddingsHandler
 from samovar_handlers.events import EventsHandler
 from samovar_handlers.models import (
+    EstimateHandler,
     LoadedHandler,
     LoadHandler,
     ModelHandler,
@@ -33,6 +34,7 @@ ROUTES: list[tuple[str, type[SamovarHandler]]] = [
     ("/v1/events", EventsHandler),
     ("/v1/models", ModelsHandler),
     ("/v1/models/load", LoadHandler),
+    ("/v1/models/estimate", EstimateHandler),
     ("/v1/models/loaded", LoadedHandler),
     ("/v1/models/stats", StatsHandler),
     ("/v1/models/unload", UnloadHandler),

@@ -99,6 +99,11 @@ class EventStream:
         await self.send(json_event(self._handler.as_error(error).body()))
         return True
 
+    @property
+    def begun(self) -> bool:
+        """Whether the header is out, so that nothing more can be said in it."""
+        return self._sent_at is not None
+
     def on_progress(self, progress: LoadProgress) -> None:
         """Show `progress` as soon as the client can take it; only the latest is kept."""
         if progress != self._progress:

@@ -302,7 +302,7 @@ def test_settings_come_from_jupyters_configuration_and_are_checked(tmp_path: Pat
     config = Config({"Workbench": {"default_ttl": 5.0, "slots": 3, "model_folders": [str(tmp_path)]}})
     workbench = Workbench(config=config)
     assert (workbench.default_ttl, workbench.slots, workbench.model_folders) == (5.0, 3, [str(tmp_path)])
-    for wrong in ({"default_ttl": -1.0}, {"slots": 0}, {"load_timeout": 0.0}, {"cpu_memory_budget": -1}):
+    for wrong in ({"default_ttl": -0.5}, {"slots": 0}, {"load_timeout": 0.0}, {"cpu_memory_budget": -1}):
         with pytest.raises(TraitError):
             Workbench(**wrong)
 

@@ -13,6 +13,7 @@ from samovar_server.loader.estimate import MemoryEstimate
 from samovar_server.loader.options import LoadOptions, LoadProgress, ProgressCallback
 from samovar_server.loader.plan import LoadPlan
 from samovar_server.loader.spec import Ready
+from samovar_server.loader.status import WorkerStatus
 
 
 def make_plan(name: str, size: int = 10, *, device: str = "cpu", dtype: str = "float32") -> LoadPlan:
@@ -91,6 +92,8 @@ class FakeProcess:
     started: asyncio.Future[Ready] = field(default_factory=asyncio.Future)
     ended: asyncio.Future[str] = field(default_factory=asyncio.Future)
     is_stopping: bool = False
+    answer: WorkerStatus | None = field(default_factory=WorkerStatus)
+    """What it says when it is asked how it is; None: it hangs."""
     secret: str = "secret"
     url: str = "http://127.0.0.1:1"
 
@@ -125,6 +128,9 @@ class FakeProcess:
 
     async def exited(self) -> str:
         return await asyncio.shield(self.ended)
+
+    async def status(self) -> WorkerStatus | None:
+        return self.answer
 
     async def stop(self) -> None:
         self.is_stopping = True

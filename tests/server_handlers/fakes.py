@@ -12,7 +12,7 @@ import tornado.httpserver
 import tornado.netutil
 import tornado.web
 
-from samovar_server.cache.records import CacheStats, DeviceMemory, LoadedModel, WorkerAddress
+from samovar_server.cache.records import CacheStats, DeviceMemory, EngineStats, LoadedModel, WorkerAddress
 from samovar_server.errors import ModelCrashed, SamovarError
 from samovar_server.loader.options import LoadOptions, LoadProgress, ProgressCallback
 from samovar_server.workbench import Lease, ModelCard, Workbench
@@ -102,15 +102,18 @@ class FakeWorkbench(Workbench):
         options: LoadOptions,
         *,
         ttl: float | None = None,
-        pin: bool = False,
+        pin: bool | None = None,
         on_progress: ProgressCallback | None = None,
     ) -> LoadedModel:
         self.calls.append({"model": model, "options": options, "ttl": ttl, "pin": pin})
         await self._run_script(on_progress)
-        return replace(MODEL, pinned=pin)
+        return replace(MODEL, pinned=bool(pin))
 
     def loaded(self) -> list[LoadedModel]:
         return [MODEL]
+
+    async def engines(self) -> list[EngineStats]:
+        return []
 
     def workers(self) -> list[WorkerAddress]:
         return []

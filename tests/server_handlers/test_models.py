@@ -76,7 +76,7 @@ async def test_load(client: httpx.AsyncClient, workbench: FakeWorkbench) -> None
     [
         ({"modell": "x"}, "modell"),
         ({"pin": "yes"}, "pin"),
-        ({"ttl": -1}, "ttl"),
+        ({"ttl": -0.5}, "ttl"),
         ({"device": "tpu"}, "device"),
         ({"dtype": "int3"}, "dtype"),
         ({"context_length": 0}, "context_length"),

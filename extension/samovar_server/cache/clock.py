@@ -41,3 +41,13 @@ class SystemClock:
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
         """Call back on the running loop."""
         return asyncio.get_running_loop().call_later(max(when - self.now(), 0.0), callback)
+
+
+async def sleep(clock: Clock, seconds: float) -> None:
+    """Return `seconds` later by `clock`."""
+    done = asyncio.Event()
+    timer = clock.call_at(clock.now() + seconds, done.set)
+    try:
+        await done.wait()
+    finally:
+        timer.cancel()

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
-from samovar_server.cache.policy import Holding, Phase, expiry
+from samovar_server.cache.policy import AFTER_USE, NEVER, Holding, Phase, expiry
 from samovar_server.cache.records import Change, LoadedModel, ModelChange, QueueLength, State
 from samovar_server.cache.telling import Telling
 from samovar_server.errors import ModelCrashed, SamovarError
@@ -25,6 +25,7 @@ from samovar_server.loader.options import LoadProgress
 from samovar_server.loader.plan import LoadPlan
 from samovar_server.loader.progress import ProgressFeed
 from samovar_server.loader.spec import Ready
+from samovar_server.loader.status import WorkerStatus
 
 _NEXT: Mapping[State, frozenset[State]] = {
     "starting": frozenset({"ready", "failed", "stopped"}),
@@ -56,6 +57,9 @@ class Worker(Protocol):
     async def exited(self) -> str:
         """Wait for its end; says how it ended."""
 
+    async def status(self) -> WorkerStatus | None:
+        """Ask it how it is; None: no answer."""
+
     async def stop(self) -> None:
         """End it at once and wait until its memory is free."""
 
@@ -69,6 +73,7 @@ class Entry:
         *,
         number: int,
         ttl: float,
+        pinned: bool,
         now: Callable[[], float],
         telling: Telling,
         log: logging.Logger,
@@ -82,14 +87,17 @@ class Entry:
         self.references = {plan.model.reference}
         """What the model was called by those who asked for it."""
         self.ttl = ttl
-        self.pinned = False
+        self._default_ttl = ttl
+        self.pinned = pinned
         self.memory_bytes = plan.memory.total_bytes
         self.leases = 0
+        self.served = 0
+        """Requests that have been answered."""
         self.waiters = 0
         """Requests that will take a lease as soon as the load is done."""
         self.successors = 0
         """Requests that wait for this entry to go, to load the model anew."""
-        self.last_used = now()
+        self._began = self.last_used = now()
         self.loaded_at: float | None = None
         self.worker: Worker | None = None
         self.load_task: asyncio.Task[Worker] | None = None
@@ -102,12 +110,15 @@ class Entry:
         self.doubt: asyncio.Event | None = None
         """Set as long as a broken connection may mean that the worker is about to end."""
         self.reason: str | None = None
-        """Why it has to leave."""
+        """Why it has to leave, or what else is to be known of it."""
+        self.evicted: list[str] = []
+        """Cache keys of the models that made room for this one."""
         self.progress = ProgressFeed(log, self._tell_progress)
         self.settled = asyncio.Event()
         """The load has ended, well or badly."""
         self.gone = asyncio.Event()
         """No process is left and the memory is free."""
+        self._status = WorkerStatus()
         self._state: State = "starting"
         self._error: SamovarError | None = None
         self.tell("starting")
@@ -123,15 +134,17 @@ class Entry:
         self._state = state
         self._error = error or self._error
         self.settled.set()
-        if state == "stopped":
+        if state in ("stopped", "failed"):
             self.gone.set()
         self.end_doubt()
-        self.tell(state)
+        self.tell(state, seconds=self._now() - self._began if state == "ready" else None)
 
-    def tell(self, change: Change, progress: LoadProgress | None = None) -> None:
-        """Tell of a change, with the reason if there is one."""
+    def tell(
+        self, change: Change, progress: LoadProgress | None = None, seconds: float | None = None
+    ) -> None:
+        """Tell of a change, with the reason if there is one; `seconds` is what a load took."""
         reason = self._error.message if self._state == "failed" and self._error else self.reason
-        self._telling.change(ModelChange(change, self.record(), reason, progress))
+        self._telling.change(ModelChange(change, self.record(), reason, progress, seconds))
 
     def _tell_progress(self, progress: LoadProgress) -> None:
         self.tell("progress", progress)
@@ -156,6 +169,16 @@ class Entry:
         """Requests that hold a lease, and those that wait for one."""
         return self.leases, self.waiters + self.successors
 
+    async def ask(self) -> WorkerStatus | None:
+        """Ask the worker how it is, and count what it has done since; None: it does not answer."""
+        assert self.worker is not None
+        status = await self.worker.status()
+        # Answers may overtake each other: what is told again is not counted again.
+        if status is not None and status.computed_tokens > self._status.computed_tokens:
+            before, self._status = self._status, status
+            self._telling.tokens(self.plan, before, status)
+        return status
+
     def failure(self) -> SamovarError:
         """Why a request that used or awaited this entry cannot go on; a fresh exception each time."""
         if self._error is None:
@@ -172,9 +195,10 @@ class Entry:
         self.leases += 1
         self._tell_queue()
 
-    def return_lease(self) -> None:
-        """Count one request less; the model's time to live begins when it was the last."""
+    def return_lease(self, *, served: bool) -> None:
+        """Count one use less (`served`: it was a request); the time to live begins when it was the last."""
         self.leases -= 1
+        self.served += served
         self.last_used = self._now()
         self._tell_queue()
 
@@ -207,9 +231,12 @@ class Entry:
     @property
     def expires_at(self) -> float | None:
         """When the model will leave if nobody uses it; None while somebody does, or never."""
-        if self._state != "ready" or self.pinned or not self.idle:
+        if self._state != "ready" or self.retiring or self.pinned or not self.idle:
             return None
-        return expiry(self.ttl, self.last_used)
+        ttl = self.ttl
+        if ttl == AFTER_USE and not self.served:  # it was loaded ahead of its use
+            ttl = NEVER if self._default_ttl == AFTER_USE else self._default_ttl
+        return expiry(ttl, self.last_used)
 
     def holding(self) -> Holding | None:
         """The entry as the eviction policy sees it; None when it has no claim on memory."""
@@ -231,7 +258,7 @@ class Entry:
             case "starting":
                 return "resident" if self.has_room else "waiting"
             case "ready":
-                return "resident"
+                return "leaving" if self.retiring else "resident"
             case "draining":
                 return "leaving"
             case _:
@@ -246,6 +273,7 @@ class Entry:
             model=plan.model.name,
             model_path=str(plan.model.path),
             backend=plan.backend,
+            backend_reason=plan.reason,
             device=ready.device if ready else plan.device,
             dtype=ready.dtype if ready else plan.dtype,
             quantization=plan.quantization,
@@ -261,6 +289,7 @@ class Entry:
             ttl_remaining=None if expires_at is None else max(expires_at - self._now(), 0.0),
             context_length=ready.context_length if ready else plan.memory.context_length,
             load_seconds=dict(ready.load_seconds) if ready else {},
+            evicted=list(self.evicted),
             error=self._error.message if self._error is not None and self._state == "failed" else None,
+            reason=self.reason,
         )
-            backend_reason=plan.reason,

@@ -12,6 +12,9 @@ from typing import Literal
 NEVER = 0.0
 """The time to live of a model that stays until it is unloaded or makes room."""
 
+AFTER_USE = -1.0
+"""The time to live of a model that is unloaded as soon as nobody uses it."""
+
 Phase = Literal["waiting", "resident", "leaving"]
 """`waiting`: room is promised, no process yet. `resident`: a process holds the memory. `leaving`: it
 still does, and will give it back by itself."""
@@ -79,7 +82,7 @@ def decide(target_bytes: int, holdings: Sequence[Holding], budget: int, now: flo
 
 def expiry(ttl: float, idle_since: float) -> float | None:
     """When a model that nobody has used since `idle_since` has to go; None: never."""
-    return None if ttl == NEVER else idle_since + ttl
+    return None if ttl == NEVER else idle_since + max(ttl, 0.0)
 
 
 def expired(holdings: Iterable[Holding], now: float) -> list[str]:

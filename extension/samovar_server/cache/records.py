@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from samovar_server.loader.options import LoadProgress
+from samovar_server.loader.status import WorkerStatus
 
 State = Literal["starting", "ready", "draining", "stopped", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A snapshot of one cache entry. Times are Unix seconds; memory is in bytes."""
+    """A snapshot of one cache entry. Times are Unix seconds; memory is in bytes.
+
+    `evicted` has the cache keys of the models that made room for this one. `error` is why it failed,
+    `reason` why it leaves, or what else is to be known of it.
+    """
 
     cache_key: str
     model: str
@@ -34,23 +38,28 @@ class LoadedModel:
     ttl_remaining: float | None
     context_length: int | None
     load_seconds: dict[str, float]
+    backend_reason: str
+    evicted: list[str] = field(default_factory=list)
     error: str | None = None
+    reason: str | None = None
 
 
 Change = Literal["starting", "progress", "ready", "draining", "stopped", "failed", "evicted", "pinned"]
-    backend_reason: str
-    evicted: list[str] = field(default_factory=list)
 """`pinned` also when a pin was taken away: the record tells. The others are states, and what leads there."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelChange:
-    """Something that happened to a model; `reason` is a sentence's part or an error's message."""
+    """Something that happened to a model; `reason` is a sentence's part or an error's message.
+
+    `seconds` is what a load took that has just become ready, the wait for room included.
+    """
 
     change: Change
     model: LoadedModel
     reason: str | None = None
     progress: LoadProgress | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,46 @@ class QueueLength:
     cache_key: str
     running: int
     waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokensCounted:
+    """Tokens of a model since the last count: computed of prompts, found in the KV cache, generated."""
+
+    model: str
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadEstimate:
+    """What a load would take, in bytes, and what would have to happen for it.
+
+    `free_bytes` is what models may take of the device beside those there are. `would_evict` has the cache
+    keys of the models that would have to go. `longest_context` is what would fit where this load does
+    not: one request at a time, of so many tokens; None when no context length helps. `source` says where
+    the model's shape was read: "disk", or "hub" for a model that is not here yet.
+    """
+
+    model: str
+    backend: str
+    device: str
+    dtype: str
+    quantization: str
+    source: Literal["disk", "hub"]
+    weights_bytes: int
+    kv_bytes_per_token: int
+    kv_tokens: int
+    context_length: int | None
+    slots: int
+    overhead_bytes: int
+    total_bytes: int
+    free_bytes: int
+    budget_bytes: int
+    fits: bool
+    would_evict: list[str]
+    longest_context: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +170,15 @@ class EngineStats:
     generated_tokens: int
 
     @classmethod
-    def from_status(cls, cache_key: str, status: Mapping[str, Any]) -> EngineStats:
-        """From a worker's answer to `GET /status`."""
-        computed, cached = int(status["prompt_tokens"]), int(status["cached_tokens"])
+    def from_status(cls, cache_key: str, status: WorkerStatus) -> EngineStats:
+        """From a worker's own account of itself."""
+        computed, cached = status.prompt_tokens, status.cached_tokens
         return cls(
             cache_key=cache_key,
-            running=int(status["running"]),
-            waiting=int(status["waiting"]),
+            running=status.running or 0,
+            waiting=status.waiting or 0,
             prompt_tokens=computed,
             cached_tokens=cached,
             prefix_hit_rate=cached / (computed + cached) if cached else 0.0,
-            generated_tokens=int(status["generated_tokens"]),
+            generated_tokens=status.generated_tokens,
         )

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from samovar_server.cache.clock import Clock, Timer
-from samovar_server.cache.records import ModelChange, QueueLength
+from samovar_server.cache.records import ModelChange, QueueLength, TokensCounted
+from samovar_server.loader.plan import LoadPlan
+from samovar_server.loader.status import WorkerStatus
 
-Tell = Callable[[ModelChange | QueueLength], None]
+Told = ModelChange | QueueLength | TokensCounted
+Tell = Callable[[Told], None]
 
 QUEUE_SECONDS = 0.2
 """Queues change with every request; their lengths are told at most once in this time."""
@@ -32,6 +35,17 @@ class Telling:
         self._lengths[length.cache_key] = length
         if self._timer is None:
             self._timer = self._clock.call_at(self._clock.now() + QUEUE_SECONDS, self._tell_lengths)
+
+    def tokens(self, plan: LoadPlan, before: WorkerStatus, now: WorkerStatus) -> None:
+        """Tell what a worker has computed between two answers."""
+        self._tell(
+            TokensCounted(
+                plan.model.name,
+                prompt_tokens=now.prompt_tokens - before.prompt_tokens,
+                cached_tokens=now.cached_tokens - before.cached_tokens,
+                generated_tokens=now.generated_tokens - before.generated_tokens,
+            )
+        )
 
     def close(self) -> None:
         """Tell no lengths any more."""

@@ -1,7 +1,15 @@
 """How much memory a model will take, from its config.json and the headers of its safetensors files.
 
-Weights, plus keys and values for every slot at full length, plus what the process itself takes. The
-weights are not read and torch is not imported, so an estimate costs milliseconds.
+Weights, plus keys and values, plus what the process itself takes. The weights are not read and torch is
+not imported, so an estimate costs milliseconds.
+
+How much the keys and values take depends on what will be asked, and both easy answers are wrong: every slot
+at full length (16 times 8,192 tokens make a model of 0.5 GB one of 7.6 GB, and nothing else may be loaded)
+and what the buffers take at first (next to nothing, until somebody sends a long text). A GPU's buffers are
+taken whole as they grow, and out of memory there is the end of the worker, so on a GPU every slot counts at
+full length. In main memory a page is taken when it is written to (engine/kv_cache.py), so there one request
+of full length counts, which the model promises to everybody, beside others of usual length. When all of them
+are long, the worker is seen to take more, and the ledger follows (cache/watch.py).
 """
 
 from __future__ import annotations
@@ -25,6 +33,12 @@ LOOKUP_NAMES = ("embed", "wte", "wpe")
 MIB = 1024 * 1024
 PROCESS_BYTES: Mapping[str, int] = {"cpu": 512 * MIB, "cuda": 1024 * MIB}
 """Python with torch and transformers, or a CUDA context with its kernels; and room for activations."""
+
+USUAL_TOKENS = 1024
+"""Length of the requests beside the longest one, in main memory: most chats, and notebooks' prompts."""
+
+SHORTEST_CONTEXT = 64
+"""Tokens. Below it no context length is worth proposing."""
 
 MAX_HEADER_BYTES = 100 * MIB
 """As the safetensors library has it."""
@@ -59,15 +73,40 @@ class MemoryEstimate:
     overhead_bytes: int
     loading_bytes: int = 0
     """Of the weights as they are read, before they are quantised."""
+    usual_tokens: int | None = None
+    """What the requests beside the longest one are counted with; None: with the whole context, too."""
+    stated_bytes: int | None = None
+    """What a caller who knows better said that the load will take."""
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens whose keys and values are counted."""
+        context = self.context_length or 0
+        others = context if self.usual_tokens is None else min(context, self.usual_tokens)
+        return context + (self.slots - 1) * others
 
     @property
     def total_bytes(self) -> int:
-        """The whole: weights, keys and values of all slots at full length, overhead.
+        """The whole: weights, keys and values, overhead; or what was stated.
 
         If the weights take more than that while they are loaded, it is they that count.
         """
-        kv = self.kv_bytes_per_token * (self.context_length or 0) * self.slots
+        if self.stated_bytes is not None:
+            return self.stated_bytes
+        kv = self.kv_bytes_per_token * self.kv_tokens
         return max(self.weights_bytes + kv, self.loading_bytes) + self.overhead_bytes
+
+    def context_within(self, room: int) -> int | None:
+        """The longest context, in tokens, with which one request at a time fits into `room` bytes.
+
+        None when not even a short one does, or when the context is not what takes the memory.
+        """
+        if self.stated_bytes is not None or not self.kv_bytes_per_token or not self.context_length:
+            return None
+        if self.loading_bytes + self.overhead_bytes > room:
+            return None
+        tokens = (room - self.weights_bytes - self.overhead_bytes) // self.kv_bytes_per_token
+        return min(tokens, self.context_length) if tokens >= SHORTEST_CONTEXT else None
 
 
 def read_shape(folder: Path) -> ModelShape:
@@ -115,7 +154,7 @@ def estimate(
     slots: int,
     loading: int = 0,
 ) -> MemoryEstimate:
-    """The memory of a load with `slots` requests at once, each of up to `context_length` tokens.
+    """The memory of a load with `slots` requests at once, any of them of up to `context_length` tokens.
 
     `weights` are the bytes to stay, `loading` those that the weights take meanwhile.
     """
@@ -127,6 +166,7 @@ def estimate(
         slots=slots,
         overhead_bytes=PROCESS_BYTES[device.partition(":")[0]] + logits,
         loading_bytes=loading,
+        usual_tokens=USUAL_TOKENS if device == "cpu" else None,
     )
 
 

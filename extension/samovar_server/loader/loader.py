@@ -16,6 +16,7 @@ from samovar_server.loader.plan import LoadPlan
 from samovar_server.loader.process import WorkerProcess
 from samovar_server.loader.spare import SpareWorker
 from samovar_server.loader.spec import Ready
+from samovar_server.loader.status import WorkerStatus, ask
 
 SECRET_BYTES = 32
 
@@ -28,6 +29,7 @@ class RunningWorker:
     secret: str = field(repr=False)
     ready: Ready
     process: WorkerProcess
+    client: httpx.AsyncClient = field(repr=False)
 
     def alive(self) -> bool:
         """Whether the process runs right now."""
@@ -37,13 +39,17 @@ class RunningWorker:
         """Wait for the process to end; says how it ended."""
         return await self.process.exited()
 
+    async def status(self) -> WorkerStatus | None:
+        """Ask it how it is; None: it does not answer."""
+        return await ask(self.client, self.url, self.secret)
+
     async def stop(self) -> None:
         """End the process at once and wait until it is gone."""
         await self.process.stop()
 
 
 class Loader:
-    """Starts the workers of one backend. `load_timeout` is in seconds; `spare` False keeps none."""
+    """Starts the workers of all backends. `load_timeout` is in seconds; `spare` False keeps none."""
 
     def __init__(
         self, backends: Iterable[Backend], log: logging.Logger, *, load_timeout: float, spare: bool
@@ -56,6 +62,8 @@ class Loader:
             for name, backend in self._backends.items()
         }
         self._loading = 0
+        # Loopback only: a proxy from the environment must see no secret.
+        self._client = httpx.AsyncClient(trust_env=False)
 
     def start_spare(self) -> None:
         """Have a spare worker, unless a load is under way: that one starts it when it ends."""
@@ -66,22 +74,22 @@ class Loader:
     async def launch(self, plan: LoadPlan, report: ProgressCallback) -> RunningWorker:
         """Load a model into a worker of its own. Raises LoadFailed; leaves no process behind then."""
         secret = secrets.token_urlsafe(SECRET_BYTES)
+        backend = self._backends[plan.backend]
         process: WorkerProcess | None = None
         self._loading += 1
         try:
+            await backend.prepare(plan, report)
             report(LoadProgress("starting", 0.0))
             process = self._spares[plan.backend].take()
             ready = await process.load(backend.spec(plan, secret), report, self._load_timeout)
         except BaseException:
             if process is not None:
-        backend = self._backends[plan.backend]
                 await process.stop()
             raise
         finally:
-            await backend.prepare(plan, report)
             self._loading -= 1
             self.start_spare()
-        return RunningWorker(f"http://127.0.0.1:{ready.port}", secret, ready, process)
+        return RunningWorker(f"http://127.0.0.1:{ready.port}", secret, ready, process, self._client)
 
     async def stop(self) -> None:
         """End the spare workers. Loads under way are their callers' to cancel."""

@@ -14,11 +14,17 @@ FREE_SHARE = 0.9
 
 
 class Machine:
-    """The host and its GPUs. `cpu_budget` is in bytes; 0 means that it follows the host's memory."""
+    """The host and its GPUs.
 
-    def __init__(self, gpus: NvidiaGpus, cpu_budget: int, host: Callable[[], Memory] = host_memory) -> None:
+    `limits` are budgets in bytes, by device: "cpu", "cuda:0", …, or "cuda" for every GPU that is not
+    named. A device without one, or with 0, has an automatic budget.
+    """
+
+    def __init__(
+        self, gpus: NvidiaGpus, limits: Mapping[str, int], host: Callable[[], Memory] = host_memory
+    ) -> None:
         self._gpus = gpus
-        self._cpu_budget = cpu_budget
+        self._limits = limits
         self._host = host
 
     def memory(self) -> dict[str, Memory]:
@@ -29,11 +35,12 @@ class Machine:
     def budgets(self, used: Mapping[str, int]) -> dict[str, int]:
         """Bytes that models may take of each device, `used` being what they take already."""
         return {
-            device: self._cpu_budget
-            if device == "cpu" and self._cpu_budget
-            else automatic_budget(device, memory, used.get(device, 0))
+            device: self._limit(device) or automatic_budget(device, memory, used.get(device, 0))
             for device, memory in self.memory().items()
         }
+
+    def _limit(self, device: str) -> int:
+        return self._limits.get(device, self._limits.get(device.partition(":")[0], 0))
 
 
 def automatic_budget(device: str, memory: Memory, used: int) -> int:

@@ -1,4 +1,4 @@
-"""The bodies of `POST /v1/models/load`, `unload` and `unload-all`, checked."""
+"""The bodies of `POST /v1/models/load`, `estimate`, `unload` and `unload-all`, checked."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ from samovar_server.protocol.fields import LoadFields
 
 
 class LoadRequest(LoadFields):
-    """`pin` keeps the model from being evicted; `stream` asks for the load's progress as events."""
+    """`pin` keeps the model from being evicted (False: no longer, None: as it is).
 
-    pin: bool = False
+    `stream` asks for the load's progress as events.
+    """
+
+    pin: bool | None = None
     stream: bool = False
+
+
+class EstimateRequest(LoadFields):
+    """A load that is only asked about."""
 
 
 class UnloadAllRequest(BaseModel):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from samovar_server.cache.manager import ModelCache
-from samovar_server.cache.records import ModelChange, QueueLength
+from samovar_server.cache.telling import Told
 from tests.fakes.in_memory import FakeLauncher, ManualClock, OneDevice
 
 
@@ -29,7 +29,7 @@ def device() -> OneDevice:
 
 
 @pytest.fixture
-def told() -> list[ModelChange | QueueLength]:
+def told() -> list[Told]:
     """What the cache has told."""
     return []
 
@@ -39,7 +39,7 @@ def cache(
     launcher: FakeLauncher,
     device: OneDevice,
     clock: ManualClock,
-    told: list[ModelChange | QueueLength],
+    told: list[Told],
     jp_asyncio_loop: asyncio.AbstractEventLoop,
 ) -> Iterator[ModelCache]:
     """Models expire after 300 s; the budget is 100 bytes."""

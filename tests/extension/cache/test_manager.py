@@ -8,8 +8,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from samovar_server.cache.lease import Lease
-from samovar_server.cache.manager import ModelCache
-from samovar_server.cache.records import LoadedModel, ModelChange, QueueLength
+from samovar_server.cache.manager import PATIENCE_SECONDS, ModelCache
+from samovar_server.cache.records import LoadedModel, ModelChange, QueueLength, TokensCounted
+from samovar_server.cache.telling import Told
+from samovar_server.cache.watch import POLL_SECONDS
 from samovar_server.errors import (
     Conflict,
     InsufficientMemory,
@@ -19,19 +21,22 @@ from samovar_server.errors import (
     SamovarError,
 )
 from samovar_server.loader.options import LoadOptions, LoadProgress
+from samovar_server.loader.status import WorkerStatus
 from tests.fakes.in_memory import FakeLauncher, ManualClock, OneDevice, make_plan, settle
 
 ANY = LoadOptions()
+SIZES = [("small", 30), ("large", 50), ("huge", 101)]
 
 
 async def load(
-    cache: ModelCache, launcher: FakeLauncher, name: str, size: int = 10, *, pin: bool = False
+    cache: ModelCache, launcher: FakeLauncher, name: str, size: int = 10, *, pin: bool | None = None
 ) -> None:
     """Have a model in memory, used by nobody."""
     task = asyncio.create_task(cache.load(make_plan(name, size), pin=pin))
     await settle()
     launcher.loading[0].finish()
     await task
+    await settle()
 
 
 def states(cache: ModelCache) -> dict[str, str]:
@@ -225,6 +230,57 @@ async def test_a_request_may_change_the_time_to_live_and_zero_is_never(
     assert cache.loaded() == []
 
 
+async def test_a_model_may_be_unloaded_after_its_use_but_not_before(
+    cache: ModelCache, launcher: FakeLauncher, clock: ManualClock
+) -> None:
+    task = asyncio.create_task(cache.load(make_plan("a"), ttl=-1))
+    await settle()
+    launcher.loading[0].finish()
+    await task
+    assert only(cache).ttl_remaining == 300  # nobody has used it yet
+    first, second = Request(cache, "a"), Request(cache, "a")
+    await settle()
+    await first.end()
+    clock.advance(0)
+    assert states(cache) == {"a": "ready"}
+    await second.end()
+    clock.advance(0)
+    await settle()
+    assert cache.loaded() == []
+    assert launcher.processes == []
+
+
+async def test_a_pin_can_be_taken_away(
+    cache: ModelCache, launcher: FakeLauncher, clock: ManualClock, told: list[Told]
+) -> None:
+    await load(cache, launcher, "a", pin=True)
+    assert (await cache.load(make_plan("a"))).pinned
+    assert not (await cache.load(make_plan("a"), pin=False)).pinned
+    pins = [c.model.pinned for c in told if isinstance(c, ModelChange) and c.change == "pinned"]
+    assert pins == [True, False]
+    clock.advance(300)
+    await settle()
+    assert cache.loaded() == []
+
+
+async def test_the_settings_can_pin_a_model_as_soon_as_it_comes(
+    launcher: FakeLauncher, device: OneDevice, clock: ManualClock
+) -> None:
+    cache = ModelCache(
+        launcher.launch,
+        device,
+        clock=clock,
+        log=logging.getLogger("samovar"),
+        default_ttl=300.0,
+        tell=lambda told: None,
+        is_pinned=lambda plan: plan.model.name == "a",
+    )
+    await load(cache, launcher, "a")
+    await load(cache, launcher, "b")
+    assert [record.pinned for record in cache.loaded()] == [True, False]
+    await cache.close()
+
+
 async def test_a_pinned_model_neither_expires_nor_makes_room(
     cache: ModelCache, launcher: FakeLauncher, clock: ManualClock
 ) -> None:
@@ -326,6 +382,58 @@ async def test_one_model_alone_beyond_the_budget_stays_and_the_log_warns(
     assert states(cache) == {"a": "ready"}
     assert "too much" in caplog.text
     await request.end()
+
+
+async def test_the_request_that_caused_evictions_is_told_of_them_and_no_other(
+    cache: ModelCache, launcher: FakeLauncher
+) -> None:
+    await load(cache, launcher, "a", 40)
+    await load(cache, launcher, "b", 40)
+    request = Request(cache, "c", 90)
+    await settle()
+    launcher.loading[0].finish()
+    await settle()
+    assert request.lease is not None
+    assert request.lease.evicted == tuple(make_plan(name).cache_key for name in ("a", "b"))
+    later = Request(cache, "c", 90)
+    await settle()
+    assert later.lease is not None
+    assert later.lease.evicted == ()
+    await request.end()
+    await later.end()
+    task = asyncio.create_task(cache.load(make_plan("d", 50)))
+    await settle()
+    launcher.loading[0].finish()
+    assert (await task).evicted == [make_plan("c").cache_key]
+    assert (await cache.load(make_plan("d", 50))).evicted == []
+
+
+async def test_a_worker_that_grows_is_counted_as_it_is_and_idle_models_make_room(
+    cache: ModelCache, launcher: FakeLauncher, clock: ManualClock, told: list[Told]
+) -> None:
+    await load(cache, launcher, "idle", 40)
+    async with leased(cache, launcher, "b", 40):
+        launcher.processes[1].answer = WorkerStatus(memory_bytes=70)
+        clock.advance(POLL_SECONDS)
+        await settle()
+        assert states(cache) == {"b": "ready"}
+        assert only(cache).memory_bytes == 70
+        assert "more than" in (only(cache).reason or "")
+        assert cache.stats().memory[0].used_bytes == 70
+    reasons = [c.reason for c in told if isinstance(c, ModelChange) and c.change == "ready"]
+    assert "takes" in (reasons[-1] or "")
+
+
+async def test_the_estimate_says_what_would_go_and_changes_nothing(
+    cache: ModelCache, launcher: FakeLauncher
+) -> None:
+    await load(cache, launcher, "a", 60)
+    before = cache.loaded()
+    small, large, huge = (cache.estimate(make_plan(name, size), "disk") for name, size in SIZES)
+    assert (small.fits, small.would_evict, small.free_bytes) == (True, [], 40)
+    assert (large.fits, large.would_evict) == (True, [make_plan("a").cache_key])
+    assert (huge.fits, huge.would_evict) == (False, [])
+    assert cache.loaded() == before
 
 
 # Unloading
@@ -553,6 +661,86 @@ async def test_a_worker_whose_connections_broke_before_its_end_was_told_gets_no_
         assert len(launcher.launched) == 2
 
 
+async def test_a_worker_that_hangs_is_ended_and_its_requests_are_told(
+    cache: ModelCache, launcher: FakeLauncher, clock: ManualClock
+) -> None:
+    launcher.stops_at_once = False
+    async with leased(cache, launcher, "a") as lease:
+        (worker,) = launcher.processes
+        worker.answer = None
+        for _ in range(int(PATIENCE_SECONDS / POLL_SECONDS)):
+            assert not worker.is_stopping
+            clock.advance(POLL_SECONDS)
+            await settle()
+        assert worker.is_stopping
+        assert isinstance(lease.failure(), ModelCrashed)
+        assert "hung" in lease.failure().message
+        again = Request(cache, "a")
+        await settle()
+        assert launcher.loading == []  # the hung process still has its memory
+        worker.end()
+        await settle()
+        launcher.loading[0].finish()
+        await again.end()
+    assert only(cache).state == "ready"
+
+
+async def test_a_worker_without_requests_is_left_in_peace(
+    cache: ModelCache, launcher: FakeLauncher, clock: ManualClock
+) -> None:
+    await load(cache, launcher, "a")
+    async with cache.lease(make_plan("a"), ttl=0):
+        pass
+    launcher.processes[0].answer = None
+    for _ in range(100):
+        clock.advance(POLL_SECONDS)
+        await settle()
+    assert states(cache) == {"a": "ready"}
+
+
+async def test_a_model_that_keeps_failing_is_tried_again_after_longer_and_longer_pauses(
+    cache: ModelCache, launcher: FakeLauncher, clock: ManualClock
+) -> None:
+    async def fail() -> SamovarError:
+        request = Request(cache, "a")
+        await settle()
+        launcher.loading[0].fail(LoadFailed("the weights are damaged."))
+        return await request.error()
+
+    for _ in range(3):  # after one and after two at once
+        assert (await fail()).retry_after is None
+    early = await Request(cache, "a").error()
+    assert isinstance(early, LoadFailed)
+    assert early.retry_after == 1
+    assert "the weights are damaged. It has failed 3 times in a row" in early.message
+    clock.advance(1)
+    await fail()
+    assert (await Request(cache, "a").error()).retry_after == 2
+    await load(cache, launcher, "a")  # asked for by name, it is tried at once
+    async with cache.lease(make_plan("a")):
+        pass  # and as it works, all is forgiven
+    launcher.processes[0].end()
+    await settle()
+    again = Request(cache, "a")
+    await settle()
+    launcher.loading[0].finish()
+    await again.end()
+
+
+async def test_what_a_worker_has_computed_is_counted_once(
+    cache: ModelCache, launcher: FakeLauncher, clock: ManualClock, told: list[Told]
+) -> None:
+    async with leased(cache, launcher, "a"):
+        for generated in (5, 5, 7, 6):  # the last answer was overtaken
+            launcher.processes[0].answer = WorkerStatus(prompt_tokens=3, generated_tokens=generated)
+            clock.advance(POLL_SECONDS)
+            await settle()
+        launcher.processes[0].answer = WorkerStatus(prompt_tokens=3, generated_tokens=9)
+    await cache.unload(lambda _: True)
+    counts = [c for c in told if isinstance(c, TokensCounted)]
+    assert [(c.prompt_tokens, c.generated_tokens) for c in counts] == [(3, 5), (0, 2), (0, 2)]
+
+
 # The end
 
 
@@ -581,7 +769,7 @@ async def test_a_secret_is_in_no_representation(cache: ModelCache, launcher: Fak
 
 
 async def test_every_change_of_a_model_is_told_with_its_reason(
-    cache: ModelCache, launcher: FakeLauncher, clock: ManualClock, told: list[ModelChange | QueueLength]
+    cache: ModelCache, launcher: FakeLauncher, clock: ManualClock, told: list[Told]
 ) -> None:
     task = asyncio.create_task(cache.load(make_plan("a", 60)))
     await settle()
@@ -608,7 +796,7 @@ async def test_every_change_of_a_model_is_told_with_its_reason(
 
 
 async def test_the_lengths_of_queues_are_told_now_and_then(
-    cache: ModelCache, launcher: FakeLauncher, clock: ManualClock, told: list[ModelChange | QueueLength]
+    cache: ModelCache, launcher: FakeLauncher, clock: ManualClock, told: list[Told]
 ) -> None:
     requests = [Request(cache, "a") for _ in range(3)]
     await settle()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 from collections import Counter
 from collections.abc import Awaitable
 from contextlib import suppress
 
+from samovar_server.cache.crashes import DOUBT_SECONDS
 from samovar_server.cache.lease import Lease
-from samovar_server.cache.manager import DOUBT_SECONDS, Mode, ModelCache
-from samovar_server.cache.records import ModelChange, QueueLength
+from samovar_server.cache.manager import Mode, ModelCache
+from samovar_server.cache.records import ModelChange
+from samovar_server.cache.telling import Told
 from samovar_server.errors import (
     Conflict,
     InsufficientMemory,
@@ -27,6 +30,9 @@ EVENTS = 30
 BUDGET = 100
 SIZES = {"a": 30, "b": 40, "c": 60, "d": 90, "e": 20}
 MILLISECOND = 0.001
+LIVES = re.compile(
+    r"( ?starting( ready( evicted)? draining)? stopped| ?starting( ready)? failed( stopped)?)*"
+)
 
 
 class Client:
@@ -87,13 +93,14 @@ class World:
         log.setLevel(logging.INFO)
         log.propagate = False
         log.handlers = [EvictionWatcher(self)]
-        self.told: list[ModelChange | QueueLength] = []
+        self.told: list[Told] = []
         self.cache = ModelCache(
             self.launcher.launch,
             OneDevice(BUDGET),
             clock=self.clock,
             log=log,
             default_ttl=50 * MILLISECOND,
+            patience=40 * MILLISECOND,
             tell=self.told.append,
         )
         self.evictions = 0
@@ -104,23 +111,28 @@ class World:
         self.doubt_until = 0.0
         self.happened: set[tuple[type[SamovarError], str]] = set()
         self.pinned: set[FakeProcess] = set()
+        self.unpinned: set[str] = set()
 
     # What may happen
 
     def request(self) -> None:
-        ttl = self.rng.choice([None, None, None, 0.0, 10 * MILLISECOND])
+        ttl = self.rng.choice([None, None, None, 0.0, -1.0, 10 * MILLISECOND])
         dtype = self.rng.choice(["float32"] * 5 + ["bfloat16"])
         self.clients.append(Client(self, self.rng.choice(list(SIZES)), dtype, ttl))
 
     def load_pinned(self) -> None:
         self._load(pin=True)
 
-    def load_unpinned(self) -> None:
-        self._load(pin=False)
+    def load(self) -> None:
+        self._load(pin=None)
 
-    def _load(self, *, pin: bool) -> None:
+    def unpin(self) -> None:
+        self.unpinned.add(self._load(pin=False))
+
+    def _load(self, *, pin: bool | None) -> str:
         name = self.rng.choice(list(SIZES))
         self._run(self.cache.load(make_plan(name, SIZES[name]), pin=pin))
+        return name
 
     def end_a_request(self) -> None:
         if holding := [client for client in self.clients if client.is_holding]:
@@ -146,6 +158,20 @@ class World:
             process = self.rng.choice(running)
             process.end()
             self.happened.add((ModelCrashed, process.plan.model.name))
+
+    def hang(self) -> None:
+        if running := [p for p in self.launcher.processes if not p.is_loading]:
+            process = self.rng.choice(running)
+            process.answer = None
+            self.happened.add((ModelCrashed, process.plan.model.name))
+
+    def estimate(self) -> None:
+        name, before = self.rng.choice(list(SIZES)), self.cache.loaded()
+        estimate = self.cache.estimate(make_plan(name, SIZES[name]), "disk")
+        assert self.cache.loaded() == before
+        assert estimate.fits or not estimate.would_evict
+        could_go = {r.cache_key for r in before if r.state == "ready" and not r.pinned and not r.in_flight}
+        assert set(estimate.would_evict) <= could_go
 
     def break_a_connection(self) -> None:
         if holding := [client.lease for client in self.clients if client.is_holding]:
@@ -184,8 +210,11 @@ class World:
             self.complete_a_stop: 5,
             self.pass_time: 3,
             self.lose_a_client: 2,
-            self.load_unpinned: 1,
+            self.load: 1,
             self.load_pinned: 1,
+            self.unpin: 0.3,
+            self.estimate: 1,
+            self.hang: 0.3,
             self.unload: 2,
             self.crash: 1,
             self.break_a_connection: 1,
@@ -210,11 +239,14 @@ class World:
             process = client.process
             if client.is_holding and process is not None and process.is_stopping:
                 was_ordered = self.ordered_out.get(client.name) == "now"
-                assert was_ordered or not process.alive(), "a model in use was taken away"
+                is_lost = process.answer is None or not process.alive()
+                assert was_ordered or is_lost, "a model in use was taken away"
 
         self.pinned = {process for process in self.pinned if process in processes}
         for process in self.pinned:
-            assert not process.is_stopping or process.plan.model.name in self.ordered_out, "pinned one left"
+            name = process.plan.model.name
+            may_go = name in self.ordered_out or name in self.unpinned or process.answer is None
+            assert not process.is_stopping or may_go, "pinned one left"
         for record in records:
             if record.pinned and record.state == "ready":
                 self.pinned |= {p for p in processes if str(p.plan.model.path) == record.model_path}
@@ -242,6 +274,14 @@ class World:
                     for client in mine
                 )
 
+    def check_told(self) -> None:
+        """All that was told of a model makes a life, or several: nothing is left out, nothing is made up."""
+        changes = [told for told in self.told if isinstance(told, ModelChange)]
+        assert self.evictions == sum(change.change == "evicted" for change in changes)
+        for name in SIZES:
+            life = " ".join(change.change for change in changes if change.model.model == name)
+            assert LIVES.fullmatch(re.sub(r" ?(progress|pinned)", "", life).strip()), life
+
     async def finish(self) -> None:
         """Let all that is under way come to its end: whoever still waits then was forgotten."""
         while True:
@@ -268,7 +308,11 @@ class World:
             allowed = error is None or isinstance(error, Conflict | InsufficientMemory)
             assert allowed or (type(error), client.name) in self.happened, f"{error!r} out of nothing"
         # Every request was a hit or a miss, except those that were refused before either.
-        refused = sum(isinstance(client.error, Conflict | InsufficientMemory) for client in self.clients)
+        refused = sum(
+            isinstance(client.error, Conflict | InsufficientMemory)
+            or (client.error is not None and client.error.retry_after is not None)
+            for client in self.clients
+        )
         unstarted = sum(client.task.cancelled() and client.lease is None for client in self.clients)
         counted = stats.cache_hits + stats.cache_misses
         assert len(self.clients) - refused - unstarted <= counted <= len(self.clients)
@@ -292,6 +336,7 @@ async def play(seed: int) -> World:
         await closing
         assert world.launcher.processes == []
         assert world.cache.loaded() == []
+        world.check_told()
         for task in [*(client.task for client in world.clients), *world.others]:
             if not task.cancelled():
                 task.result()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from samovar_server.errors import InvalidRequest, LoadFailed
 from samovar_server.loader.estimate import (
     MIB,
+    MemoryEstimate,
     ModelShape,
     choose_context,
     estimate,
@@ -101,11 +103,37 @@ def test_a_damaged_config_is_named_without_its_path(tmp_path: Path, content: str
     assert os.sep + "config.json" not in caught.value.message
 
 
-def test_the_estimate_is_weights_keys_values_and_overhead() -> None:
+def test_in_main_memory_one_request_counts_at_full_length_and_the_others_as_usual() -> None:
     memory = estimate(SMOLLM2_135M, 538_060_416, device="cpu", dtype="float32", context_length=8192, slots=16)
     assert memory.kv_bytes_per_token == 2 * 30 * 192 * 4
+    assert memory.kv_tokens == 8192 + 15 * 1024
     assert memory.overhead_bytes == 512 * MIB + 16 * 49152 * 4
-    assert memory.total_bytes == 538_060_416 + 46_080 * 8192 * 16 + memory.overhead_bytes
+    assert memory.total_bytes == 538_060_416 + 46_080 * (8192 + 15 * 1024) + memory.overhead_bytes
+    short = estimate(SMOLLM2_135M, 0, device="cpu", dtype="float32", context_length=100, slots=16)
+    assert short.kv_tokens == 1600
+
+
+def test_on_a_gpu_every_slot_counts_at_full_length() -> None:
+    memory = estimate(SMOLLM2_135M, 0, device="cuda:0", dtype="bfloat16", context_length=8192, slots=16)
+    assert memory.kv_tokens == 16 * 8192
+
+
+def test_what_is_stated_is_what_counts() -> None:
+    memory = estimate(SMOLLM2_135M, 10**9, device="cpu", dtype="float32", context_length=8192, slots=16)
+    assert replace(memory, stated_bytes=5).total_bytes == 5
+
+
+def test_the_context_that_would_fit_fits_and_one_token_more_does_not() -> None:
+    def one_request(context_length: int) -> MemoryEstimate:
+        return estimate(
+            SMOLLM2_135M, 10**8, device="cpu", dtype="float32", context_length=context_length, slots=1
+        )
+
+    room = one_request(1000).total_bytes + 5
+    assert one_request(8192).context_within(room) == 1000
+    assert one_request(1001).total_bytes > room
+    assert one_request(500).context_within(room) == 500  # not more than was asked for
+    assert one_request(8192).context_within(10**8) is None  # not even the weights fit
 
 
 def test_weights_count_as_they_are_loaded_where_that_is_more() -> None:

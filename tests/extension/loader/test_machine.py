@@ -20,11 +20,22 @@ def test_the_automatic_budget(device: str, memory: Memory, used: int, budget: in
 
 
 def test_a_budget_that_is_set_is_the_budget() -> None:
-    machine = Machine(NvidiaGpus(None, None), 123, host=lambda: Memory(1000, 10))
+    machine = Machine(NvidiaGpus(None, None), {"cpu": 123}, host=lambda: Memory(1000, 10))
     assert machine.budgets({}) == {"cpu": 123}
     assert machine.memory() == {"cpu": Memory(1000, 10)}
 
 
 def test_the_budget_follows_what_is_used() -> None:
-    machine = Machine(NvidiaGpus(None, None), 0, host=lambda: Memory(1000, 100))
+    machine = Machine(NvidiaGpus(None, None), {"cpu": 0}, host=lambda: Memory(1000, 100))
     assert machine.budgets({"cpu": 200}) == {"cpu": 290}
+
+
+def test_gpus_have_budgets_of_their_own() -> None:
+    class ThreeGpus(NvidiaGpus):
+        def memory(self) -> list[Memory]:
+            return [Memory(1000, 1000), Memory(1000, 1000), Memory(1000, 1000)]
+
+    machine = Machine(
+        ThreeGpus(None, None), {"cuda:0": 300, "cuda:2": 0, "cuda": 400}, host=lambda: Memory(1000, 1000)
+    )
+    assert machine.budgets({}) == {"cpu": 800, "cuda:0": 300, "cuda:1": 400, "cuda:2": 900}

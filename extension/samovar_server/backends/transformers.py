@@ -126,6 +126,7 @@ class TransformersBackend:
             slots=plan.memory.slots,
             max_queue=self._max_queue,
             secret=secret,
+            kv_tokens=plan.memory.kv_tokens,
         )
 
     def _folder(self, model: ResolvedModel) -> Path:

@@ -55,12 +55,13 @@ class FallbackRunner(ModelRunner):
         """Never asked for, as nothing is reused."""
         raise NotImplementedError("a model's own cache keeps no prefixes")
 
-    def growth_bytes(self) -> int:
-        """Bytes that the cache may still take; as far as it grows with the text, judged by what it holds."""
+    def growth_bytes(self, tokens: int | None) -> int:
+        """As ModelRunner has it; as far as the cache grows with the text, judged by what it holds."""
         layers = getattr(self._cache.get("past_key_values"), "layers", ())
         buffers = [getattr(layer, name, None) for layer in layers for name in ("keys", "values")]
         held = sum(buffer.nbytes for buffer in buffers if buffer is not None)
-        return held * (self.context_length - self._length) // max(self._length, 1)
+        wanted = self.context_length if tokens is None else min(tokens, self.context_length)
+        return held * max(wanted - self._length, 0) // max(self._length, 1)
 
     def _forward(self, tokens: Seq[int], *, keep: int) -> Tensor:
         first = self._length == 0

@@ -1,10 +1,15 @@
 """The KV cache: one row of keys and values per slot, in buffers that grow by need.
 
 Each layer holds [rows, kv_heads, length, head_dim]. A step writes its keys and values at (row, position),
-and its attention reads the buffers where they are, so nothing is copied.
+and its attention reads the buffers where they are, so nothing is copied. In main memory a buffer's pages are
+taken when they are written to: what is reserved for long texts and unused costs nothing.
 """
 
 from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -31,8 +36,8 @@ class SlotLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Take heads, head size, dtype and device from the first keys and values that come in."""
         rows, length = self.cache.rows, self.cache.length
-        self.keys = key_states.new_zeros(rows, key_states.shape[1], length, key_states.shape[3])
-        self.values = value_states.new_zeros(rows, value_states.shape[1], length, value_states.shape[3])
+        self.keys = zeros(key_states, rows, key_states.shape[1], length, key_states.shape[3])
+        self.values = zeros(value_states, rows, value_states.shape[1], length, value_states.shape[3])
         self.is_initialized = True
 
     def resize(self) -> None:
@@ -42,8 +47,9 @@ class SlotLayer(CacheLayerMixin):
         self.keys, self.values = (self._grown(buffer) for buffer in (self.keys, self.values))
 
     def _grown(self, old: Tensor) -> Tensor:
-        new = old.new_zeros(self.cache.rows, old.shape[1], self.cache.length, old.shape[3])
-        new[: old.shape[0], :, : old.shape[2]] = old
+        new = zeros(old, self.cache.rows, old.shape[1], self.cache.length, old.shape[3])
+        for row, length in enumerate(self.cache.filled[: old.shape[0]]):
+            new[row, :, :length] = old[row, :, :length]
         return new
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
@@ -96,20 +102,25 @@ class SlotCache(Cache):
         self.length = min(LENGTH_BUCKET, context_length)
         self.slots = slots
         self.context_length = context_length
+        self.filled = [0] * slots
+        """How many positions of each row have ever been written to."""
         self.step: Step | None = None
         super().__init__(layers=[SlotLayer(self) for _ in range(layers)])
 
-    def reserve(self, rows: int, length: int) -> None:
-        """Make room for `rows` slots of `length` positions. Costs a copy whenever it grows."""
+    def reserve(self, ends: Iterable[tuple[int, int]]) -> None:
+        """Make room for (row, length) each of `ends`, to be written. Costs a copy whenever it grows."""
+        ends = list(ends)
+        rows, length = max(row for row, _ in ends) + 1, max(end for _, end in ends)
         assert rows <= self.slots and length <= self.context_length, "admission lets nothing larger in"
-        if rows <= self.rows and length <= self.length:
-            return
-        while self.rows < rows:
-            self.rows = min(self.rows * 2, self.slots)
-        while self.length < length:
-            self.length = min(self.length * 2, self.context_length)
-        for layer in self.layers:
-            layer.resize()
+        if rows > self.rows or length > self.length:
+            while self.rows < rows:
+                self.rows = min(self.rows * 2, self.slots)
+            while self.length < length:
+                self.length = min(self.length * 2, self.context_length)
+            for layer in self.layers:
+                layer.resize()
+        for row, end in ends:
+            self.filled[row] = max(self.filled[row], end)
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Give row `target` the first `length` positions of row `source`."""
@@ -120,7 +131,23 @@ class SlotCache(Cache):
         """Bytes that are allocated now."""
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers)
 
-    def growth_bytes(self) -> int:
-        """Bytes that growing to the most would add."""
-        grown = (self.slots * self.context_length) / (self.rows * self.length)
-        return round(self.nbytes() * (grown - 1))
+    def growth_bytes(self, tokens: int | None) -> int:
+        """Bytes still to come until `tokens` are held (None: all rows at full length)."""
+        if not self.nbytes():
+            return 0
+        in_main_memory = self.layers[0].keys.device.type == "cpu"
+        held = sum(self.filled) if in_main_memory else self.rows * self.length
+        wanted = self.slots * self.context_length if tokens is None else tokens
+        return self.nbytes() * max(wanted - held, 0) // (self.rows * self.length)
+
+
+def zeros(like: Tensor, *shape: int) -> Tensor:
+    """Zeros of the dtype and on the device of `like`; in main memory not taken before they are written to.
+
+    torch's own zeros are written at once.
+    """
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    count = math.prod(shape)
+    pages = mmap.mmap(-1, count * like.element_size())
+    return torch.frombuffer(pages, dtype=like.dtype, count=count).view(shape)

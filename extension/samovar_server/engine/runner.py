@@ -41,8 +41,8 @@ class ModelRunner(ABC):
         """Give slot `target` the first `length` positions of slot `source`."""
 
     @abstractmethod
-    def growth_bytes(self) -> int:
-        """Bytes that the cache may still come to take."""
+    def growth_bytes(self, tokens: int | None) -> int:
+        """Bytes that the cache still comes to take until it holds `tokens` (None: all it can)."""
 
     def prefill(self, slot: int, tokens: Seq[int], start: int, *, every: bool = False) -> Tensor:
         """Compute one piece; logits after its last token [1, vocabulary], or of `every` one."""
@@ -72,7 +72,7 @@ class Runner(ModelRunner):
         """As ModelRunner has it."""
         ends = [(token.slot, token.position + 1) for token in tokens]
         ends += [(piece.slot, piece.end) for piece in pieces]
-        self.cache.reserve(max(slot for slot, _ in ends) + 1, max(end for _, end in ends))
+        self.cache.reserve(ends)
         step = self.cache.step = Step(self._decoding(tokens), pieces)
         ids = [token.token for token in tokens]
         positions = [token.position for token in tokens]
@@ -103,9 +103,9 @@ class Runner(ModelRunner):
     @torch.inference_mode()
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """As ModelRunner has it."""
-        self.cache.reserve(max(source, target) + 1, length)
+        self.cache.reserve([(target, length)])
         self.cache.copy_prefix(source, target, length)
 
-    def growth_bytes(self) -> int:
+    def growth_bytes(self, tokens: int | None) -> int:
         """As ModelRunner has it."""
-        return self.cache.growth_bytes()
+        return self.cache.growth_bytes(tokens)

@@ -72,8 +72,8 @@ class Serving:
         return size
 
     def memory_bytes(self) -> int:
-        """What the model takes or may come to take: the process, plus what the KV cache can still grow."""
-        growth = self.runner.growth_bytes()
+        """What the model takes, with what its KV cache is counted with and has not come to take yet."""
+        growth = self.runner.growth_bytes(self.spec.kv_tokens)
         if self.runner.device.type == "cuda":
             return torch.cuda.memory_allocated(self.runner.device) + growth
         return resident_bytes() + growth

@@ -23,7 +23,8 @@ class WorkerSpec:
 
     `model_path` is the model's folder; `model_name` is what answers call it. `slots` is how many
     requests are decoded together, `max_queue` how many more may wait. A `context_length` of None
-    means the model's own window.
+    means the model's own window. `kv_tokens` are the tokens whose keys and values the server counts with;
+    None: every slot at full length.
     """
 
     model_path: str
@@ -35,6 +36,7 @@ class WorkerSpec:
     slots: int
     max_queue: int
     secret: str = field(repr=False)
+    kv_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

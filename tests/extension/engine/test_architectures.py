@@ -196,10 +196,10 @@ def test_a_worker_serves_a_state_space_model(tmp_path: Path) -> None:
 
 def test_a_fallbacks_memory_grows_with_the_text_where_there_is_attention(tmp_path: Path) -> None:
     runner = FallbackRunner(load_tiny(tmp_path, "jamba").model, 512)
-    assert runner.growth_bytes() == 0  # nothing is known before the first run
+    assert runner.growth_bytes(None) == 0  # nothing is known before the first run
     runner.prefill(0, [5] * 12, 0)
     attention_layers, kv_heads, head_dim, floats = 1, 2, 16, 4
-    assert runner.growth_bytes() == 500 * attention_layers * 2 * kv_heads * head_dim * floats
+    assert runner.growth_bytes(None) == 500 * attention_layers * 2 * kv_heads * head_dim * floats
 
 
 def test_a_model_that_differs_in_the_slots_is_found_out(

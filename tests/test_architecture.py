@@ -58,6 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "samovar_server.workbench": {
         "samovar_server.backends",
         "samovar_server.cache",
+        "samovar_server.downloader",
         "samovar_server.errors",
         "samovar_server.events",
         "samovar_server.inventory",

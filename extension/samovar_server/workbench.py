@@ -35,9 +35,10 @@ from samovar_server.cache.records import (
     WorkerAddress,
 )
 from samovar_server.cache.telling import Told
-from samovar_server.errors import BackendUnavailable, ModelNotFound, SamovarError
+from samovar_server.downloader.failures import PullFailed
+from samovar_server.errors import BackendUnavailable, HubUnavailable, ModelNotFound, SamovarError
 from samovar_server.events import EventBus
-from samovar_server.inventory.references import ResolvedModel, list_models, resolve
+from samovar_server.inventory.references import ResolvedModel, list_models, parse_reference, resolve
 from samovar_server.loader.devices import NvidiaGpus
 from samovar_server.loader.loader import Loader
 from samovar_server.loader.machine import Machine
@@ -344,10 +345,35 @@ class Workbench(LoggingConfigurable):
     async def estimate(self, model: str | None, options: LoadOptions) -> LoadEstimate:
         """What a load would take and which models would go for it; changes nothing.
 
-        Raises InvalidRequest, ModelNotFound, BackendUnavailable or LoadFailed (damaged files).
+        A model that is not here is judged by what the Hub tells of it, without a download. Raises
+        InvalidRequest, ModelNotFound, BackendUnavailable, HubUnavailable or LoadFailed (damaged files).
         """
-        resolved = await self._resolve(self.default_model if model is None else model)
+        reference = self.default_model if model is None else model
+        try:
+            resolved = await self._resolve(reference)
+        except ModelNotFound as missing:
+            return self._cache.estimate(await self._plan_from_hub(reference, options, missing), "hub")
         return self._cache.estimate(await self._plan_load(resolved, options), "disk")
+
+    async def _plan_from_hub(self, text: str, options: LoadOptions, missing: ModelNotFound) -> LoadPlan:
+        reference = parse_reference(text, self.aliases)
+        if not reference.is_hub_name or reference.file is not None:  # GGUF has to be here first
+            raise missing
+        budgets = self._machine.budgets(self._cache.used_bytes())
+
+        def plan() -> LoadPlan:
+            from samovar_server.downloader.sketch import sketch  # brings huggingface_hub: half a second
+
+            with sketch(reference.name, reference.revision) as (folder, commit):
+                model = ResolvedModel(text, reference.name, folder, "hub-cache", commit)
+                return self._stated(self._backends.plan(model, options, budgets), options)
+
+        try:
+            return await asyncio.to_thread(plan)
+        except PullFailed as failure:
+            if failure.code in ("repo_not_found", "revision_not_found", "no_safetensors"):
+                raise ModelNotFound(failure.message, param="model") from failure
+            raise HubUnavailable(f"{text} is not on this machine. {failure.message}") from failure
 
     def loaded(self) -> list[LoadedModel]:
         """The models in memory, those on their way in or out, and those whose last load failed."""
@@ -426,7 +452,11 @@ class Workbench(LoggingConfigurable):
 
     async def _plan_load(self, model: ResolvedModel, options: LoadOptions) -> LoadPlan:
         budgets = self._machine.budgets(self._cache.used_bytes())
-        plan = await asyncio.to_thread(self._backends.plan, model, options, budgets)
+        return self._stated(await asyncio.to_thread(self._backends.plan, model, options, budgets), options)
+
+    @staticmethod
+    def _stated(plan: LoadPlan, options: LoadOptions) -> LoadPlan:
+        """The plan, counted with what the caller said that it takes, if he did."""
         if options.memory_bytes is None:
             return plan
         return replace(plan, memory=replace(plan.memory, stated_bytes=options.memory_bytes))

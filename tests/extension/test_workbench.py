@@ -16,11 +16,13 @@ from typing import Any
 
 import httpx
 import pytest
+from huggingface_hub import constants
 from traitlets import TraitError
 from traitlets.config import Config
 
 from samovar_server.errors import (
     BackendUnavailable,
+    HubUnavailable,
     InsufficientMemory,
     InvalidRequest,
     LoadFailed,
@@ -176,6 +178,65 @@ async def test_a_model_beyond_the_budget(make: Make, folder: Path) -> None:
     write_model(folder, "m")
     with pytest.raises(InsufficientMemory, match=r"m needs about 0\.5 GB"):
         await make(cpu_memory_budget=10**6).load("m", ANY)
+
+
+async def test_an_estimate_loads_nothing(make: Make, folder: Path) -> None:
+    write_model(folder, "m")
+    workbench = make(cpu_memory_budget=10**9)
+    estimate = await workbench.estimate("m", LoadOptions(context_length=100))
+    assert (estimate.fits, estimate.source, estimate.device) == (True, "disk", "cpu")
+    assert estimate.weights_bytes == 1001 * 64 * 4
+    assert (estimate.context_length, estimate.kv_tokens) == (100, 1600)
+    assert (estimate.free_bytes, estimate.budget_bytes) == (10**9, 10**9)
+    stated = await workbench.estimate("m", LoadOptions(memory_bytes=10**10))
+    assert (stated.fits, stated.total_bytes, stated.longest_context) == (False, 10**10, None)
+    assert workbench.loaded() == []
+
+
+async def test_who_knows_better_than_the_estimate_may_load(make: Make, folder: Path) -> None:
+    write_model(folder, "m")
+    workbench = make(cpu_memory_budget=10**7)
+    with pytest.raises(InsufficientMemory, match="set memory_bytes"):
+        await workbench.load("m", ANY)
+    assert (await workbench.load("m", LoadOptions(memory_bytes=10**6))).state == "ready"
+
+
+async def test_an_estimate_before_the_download_needs_the_hub(
+    workbench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(HubUnavailable, match=r"org/nowhere is not on this machine\. HF_HUB_OFFLINE"):
+        await workbench.estimate("org/nowhere", ANY)
+    with pytest.raises(ModelNotFound):
+        await workbench.estimate("org/nowhere:Q4_K_M", ANY)
+
+
+async def test_what_the_settings_want_is_loaded_at_the_start_and_pinned(
+    make: Make, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_model(folder, "m")
+    write_model(folder, "org/n")
+    workbench = make(preload=["m", "org/nowhere", "other"], pins=["other"], aliases={"other": "org/n"})
+    await workbench.start()
+    while [record.state for record in workbench.loaded()] != ["ready", "ready"]:
+        assert await workbench.events.wait(workbench.events.newest, 30)
+    assert [(record.model, record.pinned) for record in workbench.loaded()] == [("m", False), ("org/n", True)]
+    assert "c.Workbench.preload: Model 'org/nowhere' is not on this machine" in caplog.text
+
+
+async def test_a_worker_that_answers_nothing_any_more_is_ended_and_its_request_told(
+    make: Make, folder: Path
+) -> None:
+    write_model(folder, "m", FakeScript(stop_after_tokens=1))
+    workbench = make(hang_timeout=1.0)
+    async with workbench.acquire("m", ANY) as lease:
+        with pytest.raises(httpx.HTTPError):
+            await ask(lease, stream=True)
+        assert isinstance(lease.failure(), ModelCrashed)
+        assert "hung" in lease.failure().message
+    write_model(folder, "m")
+    async with workbench.acquire("m", ANY) as lease:
+        assert (await ask(lease)).status_code == 200
 
 
 async def test_without_torch_the_answer_says_what_to_install(

@@ -131,6 +131,8 @@ class ChatHandler(Base):
         """What the script does before token `number`: crash, hang until the client leaves, wait."""
         if self.script["crash_after_tokens"] == number:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.script["stop_after_tokens"] == number:
+            os.kill(os.getpid(), signal.SIGSTOP)
         if self.script["hang_after_tokens"] == number:
             await self.gone.wait()
         if self.script["token_seconds"]:

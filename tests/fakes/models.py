@@ -31,7 +31,8 @@ ITEM_BYTES = {"F32": 4, "BF16": 2, "F16": 2, "I8": 1}
 class FakeScript:
     """How the fake worker behaves. `reply` has one string per token; None: the last message's words.
 
-    `hang_after_tokens` waits there until the client leaves; `crash_after_tokens` is a kill -9.
+    `hang_after_tokens` waits there until the client leaves; `crash_after_tokens` is a kill -9;
+    `stop_after_tokens` is a kill -STOP: the process lives and does nothing any more.
     """
 
     reply: list[str] | None = None
@@ -43,6 +44,7 @@ class FakeScript:
     hang_while_loading: bool = False
     crash_after_tokens: int | None = None
     hang_after_tokens: int | None = None
+    stop_after_tokens: int | None = None
 
 
 def write_model(folder: Path, name: str, script: FakeScript | None = None, **config: Any) -> Path:

@@ -26,6 +26,7 @@ MODEL = "org/m"
 MESSAGES: Any = [{"role": "user", "content": "one two three"}]
 REPLY = "one two three"
 PATIENCE = 30.0
+BUDGET = 2 * 10**9
 
 
 @pytest.fixture
@@ -45,6 +46,7 @@ def jp_server_config(folder: Path) -> dict[str, Any]:
             "aliases": {"demo": MODEL},
             "worker_command": FAKE_WORKER,
             "spare_worker": False,
+            "cpu_memory_budget": BUDGET,
         },
     }
 
@@ -205,6 +207,37 @@ async def test_a_crash_in_a_stream_is_a_typed_error_and_the_next_request_works(
     pieces.clear()
     await asyncio.to_thread(ask)
     assert "".join(pieces) == REPLY
+
+
+async def test_evictions_are_told_to_the_request_that_caused_them(
+    client: httpx.AsyncClient, folder: Path
+) -> None:
+    write_model(folder, MODEL)
+    write_model(folder, "large", FakeScript(memory_bytes=BUDGET))
+    write_model(folder, "slow", FakeScript(load_seconds=1.0))
+    all_of_it: dict[str, Any] = {"messages": MESSAGES, "memory_bytes": BUDGET}
+    first = await client.post("/chat/completions", json={"model": MODEL, "messages": MESSAGES})
+    assert "X-Samovar-Evicted" not in first.headers
+    estimate = (await client.post("/models/estimate", json={"model": "large", "memory_bytes": BUDGET})).json()
+    second = await client.post("/chat/completions", json=all_of_it | {"model": "large"})
+    assert second.headers["X-Samovar-Evicted"].startswith("org/m|transformers|cpu|float32|none|256")
+    assert estimate["would_evict"] == [second.headers["X-Samovar-Evicted"]]
+    again = await client.post("/chat/completions", json=all_of_it | {"model": "large"})
+    assert "X-Samovar-Evicted" not in again.headers
+    async with chat(client, model="slow", memory_bytes=BUDGET) as lines:  # the header is out before the end
+        assert "large|" in await until(lines, ": evicted ")
+    loaded = (await client.post("/models/load", json={"model": MODEL, "memory_bytes": BUDGET})).json()
+    assert [key.partition("|")[0] for key in loaded["evicted"]] == ["slow"]
+
+
+async def test_prometheus_sees_it_in_jupyters_metrics(client: httpx.AsyncClient, folder: Path) -> None:
+    write_model(folder, "counted")
+    async with chat(client, model="counted") as lines:
+        await until(lines, "data: [DONE]")
+    text = (await client.get(str(client.base_url).replace("/v1/", "/metrics"))).text
+    assert 'samovar_loads_total{model="counted"} 1.0' in text
+    assert 'samovar_time_to_first_token_seconds_count{model="counted"} 1.0' in text
+    assert "one two three" not in text
 
 
 async def test_a_cold_stream_shows_the_load(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from tests.benchmarks.results import Serving
+from tests.benchmarks.results import Cycles, Serving
 
 COLOURS = ("#b5482a", "#e39a5f", "#7d8ca3", "#4a5f7f", "#5d8a66", "#8f6f9e")
 BAR, GAP, HEIGHT, LEFT, TOP = 34, 36, 260, 50, 40
@@ -45,12 +45,46 @@ def throughput(serving: Serving, scenarios: Sequence[str]) -> str:
         shapes.append(label(LEFT + 18, top, server, anchor="start"))
     title = label(LEFT, 20, "Output tokens per second (more is better)", anchor="start", size=14)
     height = legend_top + 20 * len(servers)
+    return picture([title, *shapes], width, height)
+
+
+def memory(found: Cycles) -> str:
+    """An SVG picture of resident memory, cycle by cycle: with the model, and after its unload."""
+    cycles = found.cycles
+    series = {
+        "server and worker, with the model": [cycle.loaded_bytes for cycle in cycles],
+        "server and workers, after the unload": [c.server_bytes + c.left_bytes for c in cycles],
+    }
+    top = max(max(values) for values in series.values())
+    step, width = 560 / len(cycles), LEFT + 600
+    shapes = [label(LEFT, 20, "Resident memory in MB, cycle by cycle", anchor="start", size=14)]
+    for place, (name, values) in enumerate(series.items()):
+        points = " ".join(
+            f"{LEFT + step * (number + 0.5):.1f},{TOP + HEIGHT * (1 - value / top):.1f}"
+            for number, value in enumerate(values)
+        )
+        colour = COLOURS[2 * place]
+        shapes.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        line = TOP + HEIGHT + 44 + 20 * place
+        shapes.append(f'<rect x="{LEFT}" y="{line - 10}" width="12" height="12" fill="{colour}"/>')
+        shapes.append(label(LEFT + 18, line, name, anchor="start"))
+        end = TOP + HEIGHT * (1 - values[-1] / top)
+        shapes.append(label(LEFT + 580, end - 6, f"{values[-1] / 10**6:.0f}"))
+    shapes.append(label(LEFT, TOP + HEIGHT + 18, "1"))
+    shapes.append(label(LEFT + 560, TOP + HEIGHT + 18, str(len(cycles))))
+    shapes.append(
+        f'<line x1="{LEFT}" y1="{TOP + HEIGHT}" x2="{LEFT + 560}" y2="{TOP + HEIGHT}" stroke="#888"/>'
+    )
+    return picture(shapes, width, TOP + HEIGHT + 84)
+
+
+def picture(shapes: Sequence[str], width: float, height: float) -> str:
+    """The shapes on white, as a file."""
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
             f'height="{height}" font-family="sans-serif">',
             f'<rect width="{width}" height="{height}" fill="white"/>',
-            title,
             *shapes,
             "</svg>\n",
         ]

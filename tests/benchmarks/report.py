@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from statistics import median
 
 from tests.benchmarks.measures import Row
-from tests.benchmarks.plot import throughput
+from tests.benchmarks.plot import memory, throughput
 from tests.benchmarks.results import (
     DOCS,
+    Cycles,
     FirstToken,
     Score,
     Serving,
+    read_cycles,
     read_first_token,
     read_scores,
     read_serving,
 )
 from tests.benchmarks.targets import verdicts
 
-PLOT = "serving.svg"
+PLOT, CYCLES_PLOT = "serving.svg", "load_cycles.svg"
+MB = 10**6
 INTRODUCTION = """\
 # Benchmarks
 
@@ -37,9 +41,43 @@ def write_report() -> None:
         sections += serving_sections(serving)
     if starts := read_first_token():
         sections += first_token_section(starts)
+    if (cycles := read_cycles()) is not None:
+        (DOCS / CYCLES_PLOT).write_text(memory(cycles), encoding="utf-8")
+        sections += cycles_section(cycles)
     if scores := read_scores():
         sections += scores_section(scores)
     (DOCS / "README.md").write_text("\n".join(sections), encoding="utf-8")
+
+
+def cycles_section(found: Cycles) -> Iterator[str]:
+    cycles = found.cycles
+    first, last = cycles[0], cycles[-1]
+    yield f"## Memory over {len(cycles)} loads and unloads\n"
+    yield f"{found.machine}. Again: `python -m tests.benchmarks.load_cycles`.\n"
+    yield f"![Memory with the model and after its unload]({CYCLES_PLOT})\n"
+    yield (
+        "The demo model is loaded, asked for a token and unloaded, on a server without a spare worker. "
+        "Memory is resident memory in MB; the machine's own is what it has less available than before the "
+        "load, and other programs change it, too.\n"
+    )
+    rows = [
+        ["server and worker with the model", middle([c.loaded_bytes / MB for c in cycles])],
+        ["workers after the unload", middle([c.left_bytes / MB for c in cycles])],
+        ["machine, with the model", middle([c.machine_taken_bytes / MB for c in cycles])],
+        ["machine, after the unload", middle([c.machine_left_bytes / MB for c in cycles])],
+        [
+            "server, after the first and the last cycle",
+            f"{first.server_bytes / MB:.1f}, {last.server_bytes / MB:.1f}",
+        ],
+        ["load, seconds", middle([c.load_seconds for c in cycles], 2)],
+        ["from the unload's answer to no worker, seconds", middle([c.back_seconds for c in cycles], 3)],
+    ]
+    yield table(["", "median (smallest to largest)"], rows)
+
+
+def middle(values: Sequence[float], digits: int = 0) -> str:
+    low, high = min(values), max(values)
+    return f"{median(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def serving_sections(serving: Serving) -> Iterator[str]:

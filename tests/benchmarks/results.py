@@ -16,6 +16,7 @@ from tests.benchmarks.own import Gateway, LongArrival
 
 DOCS = Path(__file__).parents[2] / "docs" / "benchmarks"
 SERVING, FIRST_TOKEN, LM_EVAL = "serving.json", "first_token.json", "lm_eval.json"
+LOAD_CYCLES = "load_cycles.json"
 
 
 @dataclass
@@ -49,6 +50,30 @@ class FirstToken:
 
     name: str
     stages: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """One load and unload. `left_bytes` is what workers hold after it, `machine_left_bytes` what the machine
+    has less free than before; other programs change that, too.
+    """
+
+    load_seconds: float
+    loaded_bytes: int
+    back_seconds: float
+    left_bytes: int
+    server_bytes: int
+    machine_taken_bytes: int
+    machine_left_bytes: int
+
+
+@dataclass
+class Cycles:
+    """One run of load_cycles.py."""
+
+    machine: str
+    versions: Mapping[str, str]
+    cycles: list[Cycle] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -86,9 +111,16 @@ def read_scores() -> list[Score]:
     return [Score(**score) for score in read(LM_EVAL) or ()]
 
 
-def write(name: str, found: Serving | Sequence[FirstToken] | Sequence[Score]) -> None:
+def read_cycles() -> Cycles | None:
+    """The last run of load_cycles.py."""
+    if (found := read(LOAD_CYCLES)) is None:
+        return None
+    return Cycles(**{**found, "cycles": [Cycle(**cycle) for cycle in found["cycles"]]})
+
+
+def write(name: str, found: Serving | Cycles | Sequence[FirstToken] | Sequence[Score]) -> None:
     """Keep what was found."""
-    plain = asdict(found) if isinstance(found, Serving) else [asdict(each) for each in found]
+    plain = asdict(found) if isinstance(found, Serving | Cycles) else [asdict(each) for each in found]
     DOCS.mkdir(parents=True, exist_ok=True)
     (DOCS / name).write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
 

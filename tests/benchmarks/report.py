@@ -16,6 +16,7 @@ from tests.benchmarks.results import (
     Serving,
     read_cycles,
     read_first_token,
+    read_quick_load,
     read_scores,
     read_serving,
 )
@@ -41,12 +42,30 @@ def write_report() -> None:
         sections += serving_sections(serving)
     if starts := read_first_token():
         sections += first_token_section(starts)
+    if runs := read_quick_load():
+        sections += quick_load_section(runs)
     if (cycles := read_cycles()) is not None:
         (DOCS / CYCLES_PLOT).write_text(memory(cycles), encoding="utf-8")
         sections += cycles_section(cycles)
     if scores := read_scores():
         sections += scores_section(scores)
     (DOCS / "README.md").write_text("\n".join(sections), encoding="utf-8")
+
+
+def quick_load_section(runs: Sequence[FirstToken]) -> Iterator[str]:
+    yield "## From a request to the first token, by the spare worker\n"
+    yield (
+        "The demo model in a process that has imported torch and transformers and loaded nothing yet, the "
+        "median of five. A script's first tokenizer and model also import transformers' modules for them, "
+        "which the spare worker has done ahead. Again: `python -m tests.benchmarks.quick_load`.\n"
+    )
+    rows = [[run.name, stage, f"{seconds:.2f}"] for run in runs for stage, seconds in run.stages.items()]
+    totals = [sum(run.stages.values()) for run in runs]
+    rows += [
+        [run.name, "**all**", f"**{all_of_it:.2f}**"] for run, all_of_it in zip(runs, totals, strict=True)
+    ]
+    yield table(["", "stage", "seconds"], rows)
+    yield f"samovar takes {totals[1] / totals[0]:.2f} times as long as the script; the aim is at most 1.5.\n"
 
 
 def cycles_section(found: Cycles) -> Iterator[str]:

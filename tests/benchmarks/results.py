@@ -16,7 +16,7 @@ from tests.benchmarks.own import Gateway, LongArrival
 
 DOCS = Path(__file__).parents[2] / "docs" / "benchmarks"
 SERVING, FIRST_TOKEN, LM_EVAL = "serving.json", "first_token.json", "lm_eval.json"
-LOAD_CYCLES = "load_cycles.json"
+LOAD_CYCLES, QUICK_LOAD = "load_cycles.json", "quick_load.json"
 
 
 @dataclass
@@ -109,6 +109,11 @@ def read_first_token() -> list[FirstToken]:
 def read_scores() -> list[Score]:
     """The last run of lm_eval_scores.py."""
     return [Score(**score) for score in read(LM_EVAL) or ()]
+
+
+def read_quick_load() -> list[FirstToken]:
+    """The last run of quick_load.py."""
+    return [FirstToken(**run) for run in read(QUICK_LOAD) or ()]
 
 
 def read_cycles() -> Cycles | None:

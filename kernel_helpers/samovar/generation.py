@@ -30,6 +30,11 @@ class Request:
     model: str | None = None
     temperature: float | None = None
     top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
     seed: int | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
@@ -42,6 +47,11 @@ class Request:
             "messages": list(self.messages),
             "temperature": self.temperature,
             "top_p": self.top_p,
+            "top_k": self.top_k,
+            "min_p": self.min_p,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "repetition_penalty": self.repetition_penalty,
             "seed": self.seed,
             "max_tokens": self.max_tokens,
             "stop": list(self.stop) or None,
@@ -57,6 +67,11 @@ def as_request(options: Namespace, messages: tuple[Message, ...]) -> Request:
         model=options.model,
         temperature=options.temperature,
         top_p=options.top_p,
+        top_k=options.top_k,
+        min_p=options.min_p,
+        presence_penalty=options.presence_penalty,
+        frequency_penalty=options.frequency_penalty,
+        repetition_penalty=options.repetition_penalty,
         seed=options.seed,
         max_tokens=options.max_tokens,
         stop=tuple(options.stop),

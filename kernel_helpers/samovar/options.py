@@ -84,6 +84,28 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="draw from the likeliest tokens that together have this share",
     )
+    parser.add_argument("--top-k", type=integer, metavar="K", help="draw from the K likeliest tokens; 0: all")
+    parser.add_argument(
+        "--min-p",
+        type=number,
+        metavar="P",
+        help="draw from tokens at least P times as likely as the likeliest",
+    )
+    parser.add_argument(
+        "--presence-penalty",
+        type=number,
+        metavar="X",
+        help="-2 to 2; above 0 against tokens that came already",
+    )
+    parser.add_argument(
+        "--frequency-penalty", type=number, metavar="X", help="-2 to 2; the same, by how often they came"
+    )
+    parser.add_argument(
+        "--repetition-penalty",
+        type=number,
+        metavar="X",
+        help="above 1 against tokens of prompt and answer; 1: none",
+    )
     parser.add_argument("--seed", type=integer, metavar="N", help="the same seed draws the same text again")
     parser.add_argument("--max-tokens", type=integer, metavar="N", help="most tokens to generate")
     parser.add_argument(

@@ -49,6 +49,19 @@ def test_what_is_not_asked_for_is_not_sent(fake_server: FakeServer) -> None:
     assert set(samovar.generate("Hi").request) == {"messages"}
 
 
+def test_every_rule_of_sampling_reaches_the_server(fake_server: FakeServer) -> None:
+    result = samovar.generate(
+        "Hi", top_k=40, min_p=0.05, presence_penalty=-0.5, frequency_penalty=0.25, repetition_penalty=1.1
+    )
+    assert {name: value for name, value in result.request.items() if name != "messages"} == {
+        "top_k": 40,
+        "min_p": 0.05,
+        "presence_penalty": -0.5,
+        "frequency_penalty": 0.25,
+        "repetition_penalty": 1.1,
+    }
+
+
 def test_progress_comes_from_the_load_and_from_comments(fake_server: FakeServer) -> None:
     fake_server.enqueue(Load([{"phase": "weights", "fraction": 0.5}]))
     fake_server.enqueue(Reply(comments=["loading 43%", "waiting"]))

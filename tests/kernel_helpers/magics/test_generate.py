@@ -131,6 +131,23 @@ def test_options_reach_the_server(shell: InteractiveShell, front: Front, fake_se
     assert {name: body[name] for name in expected} == expected
 
 
+def test_every_rule_of_sampling_reaches_the_server(
+    shell: InteractiveShell, front: Front, fake_server: FakeServer
+) -> None:
+    expected = {
+        "top_k": 40,
+        "min_p": 0.05,
+        "presence_penalty": -0.5,
+        "frequency_penalty": 0.25,
+        "repetition_penalty": 1.1,
+    }
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in expected.items()]
+    result = generate(shell, "x", " ".join(options))
+    (body,) = fake_server.asked_at("/v1/chat/completions")
+    assert {name: body.get(name) for name in expected} == expected
+    assert {name: result.request.get(name) for name in expected} == expected
+
+
 def test_one_percent_sign_is_not_enough(shell: InteractiveShell) -> None:
     with pytest.raises(SamovarError, match="begin the cell with %%generate"):
         shell.run_cell("%generate --temperature 1").raise_error()

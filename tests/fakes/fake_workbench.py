@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -47,6 +48,12 @@ CHECK = {
     "total_bytes": GB,
     "free_disk_bytes": 50 * GB,
 }
+LOGPROBS = {
+    "tokens": ["The", " <sky>", " is", " green"],
+    "token_logprobs": [None, math.log(0.25), math.log(0.5), math.log(0.002)],
+    "top_logprobs": [None, {" <sky>": math.log(0.25)}, {" is": math.log(0.5)}, {" blue": math.log(0.9)}],
+    "text_offset": [0, 3, 9, 12],
+}
 ESTIMATE = {
     "total_bytes": 600_000_000,
     "device": "cpu",
@@ -76,6 +83,7 @@ class FakeWorkbench(FakeServer):
         return [
             *super().routes(),
             ("/v1/events", Events),
+            ("/v1/completions", Completions),
             ("/v1/models/stats", Stats),
             ("/v1/models/estimate", Estimate),
             ("/v1/models/inventory", Inventory),
@@ -135,6 +143,12 @@ class Events(Workbench):
 class Stats(Workbench):
     def get(self) -> None:
         self.finish({"memory": self.fake.memory})
+
+
+class Completions(Workbench):
+    def post(self) -> None:
+        assert (self.body["echo"], self.body["max_tokens"]) == (True, 0)
+        self.finish({"choices": [{"index": 0, "text": self.body["prompt"], "logprobs": LOGPROBS}]})
 
 
 class Estimate(Workbench):

@@ -11,7 +11,7 @@ from samovar.records import OPEN, Event, RepoCheck
 from samovar.session import Session, current_session
 from samovar.widgets import html
 from samovar.widgets.panel import Panel
-from samovar.widgets.parts import Rows, button, growing, row
+from samovar.widgets.parts import WIDE, Rows, button, growing, row
 from samovar.widgets.transfers import DownloadRow, TransferState
 
 
@@ -33,7 +33,7 @@ class Downloads(Panel):
                 description="Model",
                 placeholder="org/name, or the address of its page on the Hub",
                 continuous_update=False,
-                style={"description_width": "initial"},
+                style=WIDE,
             )
         )
         self.answer = ipywidgets.HTML()

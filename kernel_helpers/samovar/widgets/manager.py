@@ -11,7 +11,7 @@ from samovar.session import Session, current_session
 from samovar.widgets import html
 from samovar.widgets.memory import MemoryState, ModelRow
 from samovar.widgets.panel import Panel
-from samovar.widgets.parts import Rows, button, growing, row
+from samovar.widgets.parts import WIDE, Rows, button, growing, row
 
 
 class Manager(Panel):
@@ -34,7 +34,7 @@ class Manager(Panel):
                 description="Model",
                 placeholder="name or alias; empty: the default",
                 continuous_update=False,
-                style={"description_width": "initial"},
+                style=WIDE,
             )
         )
         self.load_button = button("Load", "Bring this model into memory", self._load)

@@ -7,6 +7,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import ipywidgets
 
+WIDE = {"description_width": "initial"}
+"""The style of a field whose description is shown whole."""
+
 Item_contra = TypeVar("Item_contra", contravariant=True)
 Item = TypeVar("Item")
 

@@ -14,9 +14,8 @@ from samovar.session import Session, current_session
 from samovar.widgets import html
 from samovar.widgets.catalogue import CatalogueState, estimate_words
 from samovar.widgets.panel import Panel
-from samovar.widgets.parts import button, growing, row
+from samovar.widgets.parts import WIDE, button, growing, row
 
-WIDE = {"description_width": "initial"}
 DTYPES = ["auto", "float32", "bfloat16", "float16"]
 QUANTIZATIONS = ["auto", "none", "int8", "int4", "nf4"]
 

@@ -49,28 +49,11 @@ def attend(
     """
     if kwargs.get("position_bias") is not None:
         raise NotImplementedError("attention with position_bias")
-    query = query[0] * (scaling if scaling is not None else query.shape[-1] ** -0.5)
-    settings = _Settings(sliding_window, softcap, s_aux)
-    out = query.new_empty(query.shape[1], query.shape[0], value.shape[-1])
-    done = slot_step.decoded
-    if slot_step.decoding is not None:
-        out[:done] = _decode(query[:, :done], key, value, slot_step.decoding, settings)
-    for piece in slot_step.pieces:
-        size = len(piece.tokens)
-        _prefill(
-            query[:, done : done + size],
-            key[piece.slot],
-            value[piece.slot],
-            slot_step,
-            piece,
-            settings,
-            out[done : done + size],
-        )
-        done += size
-    return out[None], None
+    query = query[0].transpose(0, 1) * (scaling if scaling is not None else query.shape[-1] ** -0.5)
+    return attend_rows(query, key, value, slot_step, Settings(sliding_window, softcap, s_aux))[None], None
 
 
-class _Settings(NamedTuple):
+class Settings(NamedTuple):
     """What a layer's attention has beside queries, keys and values."""
 
     window: int | None
@@ -78,16 +61,32 @@ class _Settings(NamedTuple):
     sinks: Tensor | None
 
 
-def _decode(query: Tensor, key: Tensor, value: Tensor, decoding: Decoding, settings: _Settings) -> Tensor:
-    """query [heads, n, head_dim], one for each decoding slot; returns [n, heads, head_dim]."""
-    heads, _, head_dim = query.shape
+def attend_rows(query: Tensor, key: Tensor, value: Tensor, step: Step, settings: Settings) -> Tensor:
+    """query [tokens, heads, head_dim], scaled; key and value as in `attend`; [tokens, heads, head_dim]."""
+    done = step.decoded
+    if step.decoding is not None:
+        decoded = _decode(query[:done], key, value, step.decoding, settings)
+        if not step.pieces:
+            return decoded
+    out = query.new_empty(*query.shape[:2], value.shape[-1])
+    if step.decoding is not None:
+        out[:done] = decoded
+    for piece in step.pieces:
+        rows = slice(done, done + len(piece.tokens))
+        _prefill(query[rows], key[piece.slot], value[piece.slot], step, piece, settings, out[rows])
+        done = rows.stop
+    return out
+
+
+def _decode(query: Tensor, key: Tensor, value: Tensor, decoding: Decoding, settings: Settings) -> Tensor:
+    """query [n, heads, head_dim], one for each decoding slot; returns the like."""
+    _, heads, head_dim = query.shape
     kv_heads = key.shape[1]
     slots = slice(decoding.first, decoding.last)
-    rows = query.transpose(0, 1)
     if decoding.rows is not None:
         padded = query.new_zeros(decoding.last - decoding.first, heads, head_dim)
-        rows = padded.index_copy_(0, decoding.rows, rows)
-    grouped = rows.reshape(-1, kv_heads, heads // kv_heads, head_dim)
+        query = padded.index_copy_(0, decoding.rows, query)
+    grouped = query.reshape(-1, kv_heads, heads // kv_heads, head_dim)
     seen_keys, seen_values = key[slots, :, : decoding.length], value[slots, :, : decoding.length]
     sinks = None if settings.sinks is None else settings.sinks.view(kv_heads, -1, 1)
     mask = decoding.mask(settings.window, query)
@@ -101,17 +100,17 @@ def _prefill(
     value: Tensor,
     step: Step,
     piece: Piece,
-    settings: _Settings,
+    settings: Settings,
     out: Tensor,
 ) -> None:
-    """query [heads, n, head_dim]; key, value [kv_heads, length, head_dim]; fills out [n, heads, head_dim]."""
-    heads, _, head_dim = query.shape
+    """query and out [n, heads, head_dim], out being filled; key and value [kv_heads, length, head_dim]."""
+    _, heads, head_dim = query.shape
     kv_heads = key.shape[0]
     group = heads // kv_heads
     for start in range(piece.start, piece.end, QUERY_BLOCK):
         end = min(start + QUERY_BLOCK, piece.end)
         block = slice(start - piece.start, end - piece.start)
-        grouped = query[:, block].reshape(kv_heads, group * (end - start), head_dim)
+        grouped = query[block].transpose(0, 1).reshape(kv_heads, group * (end - start), head_dim)
         mask = step.mask(start, end, settings.window, query).repeat(group, 1)
         sinks = settings.sinks
         if sinks is not None:

@@ -63,22 +63,22 @@ class SlotLayer(CacheLayerMixin):
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Write the step's keys and values [1, kv_heads, tokens, head_dim]; return all that is held."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
         assert self.cache.step is not None
-        self._write(self.cache.step, self.keys, key_states[0])
-        self._write(self.cache.step, self.values, value_states[0])
+        self.write(self.cache.step, key_states[0].transpose(0, 1), value_states[0].transpose(0, 1))
         return self.keys, self.values
 
-    @staticmethod
-    def _write(step: Step, buffer: Tensor, states: Tensor) -> None:
-        done = step.decoded
-        if step.decoding is not None:
-            buffer[step.decoding.slots, :, step.decoding.positions] = states[:, :done].transpose(0, 1)
-        for piece in step.pieces:
-            size = len(piece.tokens)
-            buffer[piece.slot, :, piece.start : piece.end] = states[:, done : done + size]
-            done += size
+    def write(self, step: Step, keys: Tensor, values: Tensor) -> None:
+        """Keep the step's keys and values [tokens, kv_heads, head_dim]."""
+        if not self.is_initialized:
+            self.lazy_initialization(keys.transpose(0, 1)[None], values.transpose(0, 1)[None])
+        for buffer, states in ((self.keys, keys), (self.values, values)):
+            done = step.decoded
+            if step.decoding is not None:
+                buffer[step.decoding.slots, :, step.decoding.positions] = states[:done]
+            for piece in step.pieces:
+                size = len(piece.tokens)
+                buffer[piece.slot, :, piece.start : piece.end] = states[done : done + size].transpose(0, 1)
+                done += size
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Unused: the engine's attention makes its own masks. (length, offset)."""

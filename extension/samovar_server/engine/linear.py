@@ -20,6 +20,11 @@ SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers that transformers' models call one after the other on the same input."""
 
 
+def fused_name(names: Sequence[str]) -> str:
+    """The module, beside the siblings `names`, that computes them together."""
+    return "_".join(names)
+
+
 def can_pack() -> bool:
     """Whether this build of torch has oneDNN's packed linear layers."""
     return bool(torch.backends.mkldnn.is_available()) and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
@@ -136,7 +141,7 @@ def replace_linears(model: nn.Module, make: Factory) -> int:
                 if len({(linear.in_features, linear.bias is None) for linear in siblings}) > 1:
                     continue
                 fused = FusedLinears(siblings, make)
-                parent.add_module("_".join(names), fused)
+                parent.add_module(fused_name(names), fused)
                 for index, name in enumerate(names):
                     setattr(parent, name, fused.part(index))
                     del linears[name]

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from samovar_server.engine import bnb
 from samovar_server.engine.layers import to_linears
+from samovar_server.engine.lean import make_lean
 from samovar_server.engine.linear import Factory, PackedLinear, RowLinear, can_pack, replace_linears
 
 GROUP = 32
@@ -46,6 +47,7 @@ def prepare_linears(model: Any, quantization: str, device: torch.device) -> None
     to_linears(model)
     replace_linears(model, lambda linear: (head if linear is output else body)(linear))
     if device.type == "cpu":
+        make_lean(model)
         _let_go_of_the_file(model)
 
 
@@ -105,7 +107,10 @@ class Int4Linear(RowLinear):
         x = functional.pad(rows, (0, self._missing)) if self._missing else rows
         y = torch.ops.aten._weight_int4pack_mm_for_cpu(
             x.to(torch.bfloat16), self.packed, GROUP, self.scales_and_zeros
-        )[:, : self.out_features].to(rows.dtype)
+        )
+        if y.shape[1] > self.out_features:
+            y = y[:, : self.out_features]
+        y = y.to(rows.dtype)
         if self.bias is not None:
             y += self.bias
         return y

@@ -90,6 +90,30 @@ class Decoding:
         return self.masks[window]
 
 
+@dataclass(frozen=True, slots=True)
+class Rotary:
+    """Rotary positions of a step's tokens, ready to be applied to heads in three operations.
+
+    Su et al., RoFormer, 2021, with a head's halves rotated against each other, as transformers has it:
+    (a, b) becomes (a cos - b sin, b cos + a sin). `cos` and `sin` are [tokens, 1, 2, head_dim / 2], the
+    first half of the sine negated.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    @classmethod
+    def of(cls, cos: Tensor, sin: Tensor) -> Rotary:
+        """From transformers' [1, tokens, head_dim]."""
+        signs = torch.tensor([[-1], [1]], dtype=sin.dtype, device=sin.device)
+        return cls(cos[0].unflatten(-1, (2, -1))[:, None], (sin[0].unflatten(-1, (2, -1)) * signs)[:, None])
+
+    def turn(self, heads: Tensor) -> Tensor:
+        """heads [tokens, n, head_dim] at their positions."""
+        halves = heads.unflatten(-1, (2, -1))
+        return torch.addcmul(halves * self.cos, halves.flip(2), self.sin).flatten(-2)
+
+
 @dataclass(slots=True)
 class Step:
     """A forward pass: the decoding part, if any, and the pieces behind it."""
@@ -97,6 +121,13 @@ class Step:
     decoding: Decoding | None
     pieces: Seq[Piece]
     masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
+    _rotary: tuple[Tensor, Rotary] | None = None
+
+    def rotary(self, cos: Tensor, sin: Tensor) -> Rotary:
+        """The tokens' positions by transformers' `cos` and `sin`; computed once for all layers."""
+        if self._rotary is None or self._rotary[0] is not cos:
+            self._rotary = cos, Rotary.of(cos, sin)
+        return self._rotary[1]
 
     @property
     def decoded(self) -> int:

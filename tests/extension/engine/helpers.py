@@ -90,7 +90,7 @@ class RuleRunner(ModelRunner):
         logits[next_token(tokens)] = 1
         return logits
 
-    def growth_bytes(self) -> int:
+    def growth_bytes(self, tokens: int | None) -> int:
         return 0
 
 

@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "samovar_handlers": {
         "samovar_server.cache.lease",
         "samovar_server.cache.records",
+        "samovar_server.downloader.job",
         "samovar_server.errors",
         "samovar_server.events",
         "samovar_server.loader.options",

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jupyter_core.paths import jupyter_data_dir
 from traitlets import Bool, Bunch, Dict, Float, Int, List, TraitError, Unicode, default, validate
@@ -20,6 +20,7 @@ from samovar_server.backends.llamacpp import LlamaCppBackend
 from samovar_server.backends.registry import Backends
 from samovar_server.backends.remote import RemoteBackend, RemoteModel, parse_remotes
 from samovar_server.backends.transformers import TransformersBackend
+from samovar_server.backends.vllm import VllmBackend
 from samovar_server.cache.clock import SystemClock
 from samovar_server.cache.entry import Entry
 from samovar_server.cache.lease import Lease
@@ -35,16 +36,23 @@ from samovar_server.cache.records import (
     WorkerAddress,
 )
 from samovar_server.cache.telling import Told
+from samovar_server.downloader.desk import DownloadDesk, launcher
 from samovar_server.downloader.failures import PullFailed
+from samovar_server.downloader.jobs import Downloads
+from samovar_server.downloader.store import JobStore
 from samovar_server.errors import BackendUnavailable, HubUnavailable, ModelNotFound, SamovarError
 from samovar_server.events import EventBus
 from samovar_server.inventory.references import ResolvedModel, list_models, parse_reference, resolve
 from samovar_server.loader.devices import NvidiaGpus
+from samovar_server.loader.estimate import PROCESS_BYTES
 from samovar_server.loader.loader import Loader
 from samovar_server.loader.machine import Machine
 from samovar_server.loader.options import LoadOptions, ProgressCallback
 from samovar_server.loader.plan import LoadPlan
 from samovar_server.metrics import CacheCollector, count_change, count_tokens
+
+if TYPE_CHECKING:
+    from samovar_server.downloader.search import FoundModel
 
 GPU_NAME = re.compile(r"cuda(:\d{1,3})?")
 
@@ -83,6 +91,18 @@ class Workbench(LoggingConfigurable):
             "demo:Q4_1": "SmolLM2-135M-Instruct-GGUF:Q4_1",
         },
         help="Short names for models: what a request may say, and the model that it means.",
+    ).tag(config=True)
+
+    vllm_command = List(
+        Unicode(),
+        help="""
+        The command of vLLM, which wants an environment of its own: ["/path/to/vllm"]. It then loads what
+        asks for backend vllm, and models that are too large for samovar's own engine. Default: none.
+        """,
+    ).tag(config=True)
+
+    vllm_arguments = List(
+        Unicode(), help='What else to tell vLLM, such as ["--enable-auto-tool-choice"].'
     ).tag(config=True)
 
     remotes = Dict(
@@ -167,6 +187,10 @@ class Workbench(LoggingConfigurable):
         """,
     ).tag(config=True)
 
+    max_downloads = Int(
+        2, min=1, help="Downloads of models that run at the same time; further ones wait for their turn."
+    ).tag(config=True)
+
     worker_command = List(
         Unicode(),
         help="""
@@ -186,7 +210,6 @@ class Workbench(LoggingConfigurable):
             conversions=Path(jupyter_data_dir()) / "samovar" / "converted",
         )
         self._own_engine = own_engine
-        self._backends = Backends([LlamaCppBackend(slots=self.slots), own_engine])
         self._remote = RemoteBackend(parse_remotes(self.remotes), self.log)
         self._loader = Loader(
             self._backends, self.log, load_timeout=self.load_timeout, spare=self.spare_worker
@@ -196,7 +219,7 @@ class Workbench(LoggingConfigurable):
         self._machine = Machine(
             NvidiaGpus.detect(), {"cpu": self.cpu_memory_budget, **self.gpu_memory_budgets}
         )
-        self._cache = ModelCache(
+XX
             self._loader.launch,
             self._machine,
             clock=SystemClock(),
@@ -206,6 +229,18 @@ class Workbench(LoggingConfigurable):
             is_pinned=self._is_pinned,
             patience=self.hang_timeout,
         )
+        self.downloads = DownloadDesk(
+            Downloads(
+                launcher(self._folders[0], self.log),
+                lambda: JobStore(Path(jupyter_data_dir()) / "samovar"),
+                limit=self.max_downloads,
+                tell=self._tell_download,
+                log=self.log,
+            ),
+            self._folders,
+            self.aliases,
+        )
+        """Models on their way to this machine."""
         self._collector = CacheCollector(self.stats, self.loaded)
         self._preloading: asyncio.Task[None] | None = None
 
@@ -248,6 +283,7 @@ class Workbench(LoggingConfigurable):
         else:
             self._loader.start_spare()
         self._collector.register()
+        self.downloads.jobs.start()
         self._preloading = asyncio.create_task(self._preload())
 
     async def stop(self) -> None:
@@ -256,6 +292,7 @@ class Workbench(LoggingConfigurable):
             self._preloading.cancel()
             self._preloading = None
             self._collector.unregister()
+        await self.downloads.jobs.stop()
         await self._loader.stop()
         await self._cache.close()
         await self._loader.close()
@@ -274,6 +311,9 @@ class Workbench(LoggingConfigurable):
         """Whether the settings pin this model, by any of its names."""
         pins = {*self.pins, *(self.aliases.get(name, name) for name in self.pins)}
         return bool(pins & {plan.model.name, plan.model.reference})
+
+    def _tell_download(self, change: str, job: dict[str, Any]) -> None:
+        self.events.publish("download", {"change": change, "job": job})
 
     def _tell(self, told: Told) -> None:
         match told:
@@ -390,6 +430,13 @@ class Workbench(LoggingConfigurable):
     def stats(self) -> CacheStats:
         """Counters since the server started, and the memory of each device."""
         return self._cache.stats()
+
+    async def search(self, text: str, limit: int) -> list[FoundModel]:
+        """Models of the Hugging Face Hub by a part of their names. Raises HubUnavailable."""
+        budgets = self._machine.budgets(self._cache.used_bytes())
+        room = max(budgets.values()) - PROCESS_BYTES["cpu"]
+        here = {card.id.partition(":")[0] for card in await self.models()}
+        return await self.downloads.search(text, limit, room=room, here=here)
 
     async def unload(
         self, model: str, *, backend: str | None = None, device: str | None = None, mode: Mode = "drain"

@@ -8,6 +8,13 @@ from typing import Any
 from samovar_handlers.base import SamovarHandler
 from samovar_handlers.chat import ChatCompletionsHandler
 from samovar_handlers.completions import CompletionsHandler
+from samovar_handlers.downloads import (
+    DownloadHandler,
+    DownloadsHandler,
+    ResumeHandler,
+    SearchHandler,
+    VerifyRepoHandler,
+)
 from samovar_handlers.embeddings import EmbeddingsHandler
 from samovar_handlers.events import EventsHandler
 from samovar_handlers.models import (
@@ -39,6 +46,11 @@ ROUTES: list[tuple[str, type[SamovarHandler]]] = [
     ("/v1/models/stats", StatsHandler),
     ("/v1/models/unload", UnloadHandler),
     ("/v1/models/unload-all", UnloadAllHandler),
+    ("/v1/models/download", DownloadsHandler),
+    ("/v1/models/download/{job_id}/resume", ResumeHandler),
+    ("/v1/models/download/{job_id}", DownloadHandler),
+    ("/v1/models/verify-repo", VerifyRepoHandler),
+    ("/v1/models/search", SearchHandler),
     ("/v1/models/{id}", ModelHandler),  # after the fixed names: an id may be any path
 ]
 

@@ -16,7 +16,7 @@ from samovar_server.downloader.failures import PullFailed
 from samovar_server.downloader.fetch import Fetcher, Task, remaining_bytes, require_room
 from samovar_server.downloader.hub_api import explained
 from samovar_server.downloader.plan import INDEX, SINGLE, Choice, Plan, RepoFile, choose
-from samovar_server.downloader.progress import Reporter
+from samovar_server.downloader.progress import Planned, Reporter
 from samovar_server.downloader.staging import Provenance
 from samovar_server.downloader.tally import Tally
 from samovar_server.inventory.partials import PARTIAL_SUFFIX
@@ -26,7 +26,9 @@ from samovar_server.inventory.scan import is_complete
 def plan(repo: str, revision: str | None, choice: Choice, reporter: Reporter) -> Plan:
     """What is to be fetched of `repo`. Raises PullFailed or SourceUnavailable."""
     with reporter.phase("checking", f"asking the Hugging Face Hub for {repo}"):
-        return choose(hub_api.describe(repo, revision), choice)
+        wanted = choose(hub_api.describe(repo, revision), choice)
+    reporter.send(Planned(wanted.repo.commit, len(wanted.files), wanted.total_bytes))
+    return wanted
 
 
 def into_cache(wanted: Plan, reporter: Reporter) -> Path:
@@ -77,7 +79,7 @@ def _fetch(wanted: Plan, tasks: Sequence[Task], reporter: Reporter) -> None:
     require_room(tasks[0].final.parent, remaining_bytes(tasks))
     tally = Tally({file.path: file.size for file in wanted.files})
     message = f"downloading {wanted.repo.name}"
-    with reporter.phase("downloading", message, tally.bytes_done, wanted.total_bytes, tally.files):
+    with reporter.phase("downloading", message, tally.bytes_done, wanted.total_bytes, tally):
         Fetcher(wanted.repo.name, build_hf_headers(library_name="samovar"), tally).fetch(tasks)
 
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
-from urllib.parse import unquote, urlsplit
 
 from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import (
@@ -34,6 +33,9 @@ CONNECT_SECONDS = 4.0
 """How long the Hub may take to answer a question."""
 
 BACKOFF = Backoff(attempts=4, longest_asked=30.0)
+
+SILENT_ATTEMPTS = 2
+"""How often a Hub that does not answer is asked: the demo model has another source to go on with."""
 
 T = TypeVar("T")
 
@@ -73,26 +75,6 @@ def search(text: str, limit: int) -> list[ModelInfo]:
             expand=["downloads", "gated", "gguf", "likes", "safetensors"],
         )
         return list(found)
-
-
-def name_in(url: str) -> tuple[str, str | None]:
-    """(repo or alias, revision) of what a user may write: org/name, org/name@revision, or a page's address.
-
-    Raises PullFailed for the address of another site.
-    """
-    parts = urlsplit(url)
-    if not parts.scheme:
-        name, _, revision = url.partition("@")
-        return name, revision or None
-    ours = {urlsplit(constants.ENDPOINT).netloc, "huggingface.co", "hf.co"}
-    path = [unquote(part) for part in parts.path.strip("/").split("/")]
-    if parts.scheme not in ("http", "https") or parts.netloc not in ours or len(path) < 2:
-        raise PullFailed(
-            "not_a_repo",
-            f"url: this is no model's page on {constants.ENDPOINT}; write its name, such as org/name.",
-        )
-    has_revision = len(path) >= 4 and path[2] in ("tree", "blob", "resolve")
-    return "/".join(path[:2]), path[3] if has_revision else None
 
 
 @contextmanager
@@ -162,18 +144,20 @@ def unreachable(repo: str) -> SourceUnavailable:
 
 
 def _patiently(ask: Callable[[], T]) -> T:
-    """What `ask` gives, asked again while the Hub is busy or in trouble."""
+    """What `ask` gives, asked again while the Hub is busy or in trouble; once more if it does not answer."""
     failures = 0
     while True:
         try:
             return ask()
-        except HfHubHTTPError as error:
+        except NetworkError as error:
             failures += 1
-            response = error.response
-            if response.status_code not in RETRIED_STATUSES or BACKOFF.is_over(failures):
+            response = error.response if isinstance(error, HfHubHTTPError) else None
+            most = SILENT_ATTEMPTS if response is None else BACKOFF.attempts
+            is_refused = response is not None and response.status_code not in RETRIED_STATUSES
+            if is_refused or failures >= most:
                 raise
-            asked = retry_after_seconds(response.headers.get("Retry-After"))
-            time.sleep(BACKOFF.delay(failures, asked))
+            header = None if response is None else response.headers.get("Retry-After")
+            time.sleep(BACKOFF.delay(failures, retry_after_seconds(header)))
 
 
 def _file(sibling: RepoSibling) -> RepoFile:

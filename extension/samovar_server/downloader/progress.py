@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, TextIO
+from typing import ClassVar, Literal, Protocol, TextIO
 
 Phase = Literal["checking", "waiting", "downloading", "verifying", "extracting", "converting", "saving"]
 
@@ -37,7 +37,19 @@ class Progress:
     message: str
     bytes_done: int = 0
     bytes_total: int = 0
+    files_done: int = 0
     files: tuple[FileCount, ...] = ()
+    """Of a repo with very many files those that are under way or still to come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """It is known what to fetch; `revision` is the commit."""
+
+    event: ClassVar[str] = "planned"
+    revision: str
+    files_total: int
+    bytes_total: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +72,17 @@ class Failed:
     message: str
 
 
-Event = Progress | Done | Failed
+Event = Progress | Planned | Done | Failed
+
+
+class Files(Protocol):
+    """Who counts the files of a phase."""
+
+    def files_done(self) -> int:
+        """How many are checked and in their places."""
+
+    def files(self) -> tuple[FileCount, ...]:
+        """Each file, or those that matter most."""
 
 
 class Reporter:
@@ -87,20 +109,23 @@ class Reporter:
         message: str,
         measure: Callable[[], int] | None = None,
         total: int = 0,
-        files: Callable[[], tuple[FileCount, ...]] = tuple,
+        files: Files | None = None,
     ) -> Iterator[None]:
         """Tell twice a second how far the enclosed work is: `measure()` of `total` bytes, in which files."""
         stop = threading.Event()
 
-        def tell() -> None:
-            done = min(measure(), total) if measure else 0
-            self.send(Progress(phase, message, done, total, files()))
+        def tell(done: int) -> None:
+            counts = (files.files_done(), files.files()) if files else (0, ())
+            self.send(Progress(phase, message, done, total, *counts))
+
+        def tell_progress() -> None:
+            tell(min(measure(), total) if measure else 0)
 
         def keep_telling() -> None:
             while not stop.wait(INTERVAL_SECONDS):
-                tell()
+                tell_progress()
 
-        tell()
+        tell_progress()
         ticker = threading.Thread(target=keep_telling, name=f"progress-{phase}", daemon=True)
         ticker.start()
         try:
@@ -109,7 +134,7 @@ class Reporter:
             stop.set()
             ticker.join()
         if total:
-            self.send(Progress(phase, message, total, total, files()))
+            tell(total)
 
 
 def bytes_below(*roots: Path) -> int:

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 
 from samovar_server.downloader.progress import FileCount
 
+MAX_FILES = 100
+"""Of how many files an event tells, so that it stays short."""
+
 
 class Tally:
     """Counts up only: a file that has to be fetched again shows no progress until it is past where it was."""
@@ -33,10 +36,18 @@ class Tally:
         with self._lock:
             return sum(self._done.values())
 
-    def files(self) -> tuple[FileCount, ...]:
-        """Each file, in the order of the plan."""
+    def files_done(self) -> int:
+        """How many files are in their places."""
         with self._lock:
-            return tuple(
+            return len(self._finished)
+
+    def files(self) -> tuple[FileCount, ...]:
+        """Each file, in the order of the plan; of more than MAX_FILES those that are not finished."""
+        with self._lock:
+            told = [
                 FileCount(path, done, self._sizes[path], path in self._finished)
                 for path, done in self._done.items()
-            )
+            ]
+        if len(told) > MAX_FILES:
+            told.sort(key=lambda file: (file.finished, file.bytes_done == 0))
+        return tuple(told[:MAX_FILES])

@@ -53,12 +53,20 @@ class ChildProcess:
     the process cannot be started.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: logging.Logger) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        log: logging.Logger,
+        *,
+        what: str = "worker",
+    ) -> None:
         self.lines: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.outputs_closed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.exit_code: asyncio.Future[int] = self._loop.create_future()
         self._log = log
+        self._what = what
         self._process = subprocess.Popen(
             command,
             bufsize=0,
@@ -104,7 +112,7 @@ class ChildProcess:
     def log_line(self, line: bytes) -> None:
         """Pass a line on to the server's log."""
         if text := line.decode(errors="replace").rstrip():
-            self._log.info("worker %d: %s", self.pid, text)
+            self._log.info("%s %d: %s", self._what, self.pid, text)
 
     def kill(self) -> None:
         """End the process, if it runs, and everything that it started."""

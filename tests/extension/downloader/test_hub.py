@@ -34,7 +34,7 @@ def test_into_the_cache_where_every_tool_finds_it(fake_hub: FakeHub, reporter: R
     assert set(fake_hub.fetched) == WANTED
     assert {file.name for file in path.iterdir()} == WANTED
     assert reporter.phases == ["checking", "downloading", "saving"]
-    last = [event for event in reporter.events if event["phase"] == "downloading"][-1]
+    last = [event for event in reporter.events if event.get("phase") == "downloading"][-1]
     assert last["bytes_done"] == last["bytes_total"] == sum(len(FILES[name]) for name in WANTED)
     found = resolve("org/tiny", folders=[], aliases={})
     assert (found.path, found.revision) == (path, COMMIT)

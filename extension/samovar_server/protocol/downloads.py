@@ -1,0 +1,51 @@
+"""The bodies of `POST /v1/models/download` and `verify-repo`, and the query of `search`, checked."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Glob = Annotated[str, Field(min_length=1, max_length=512)]
+Globs = Annotated[tuple[Glob, ...], Field(max_length=64, strict=False)]
+
+
+class VerifyRequest(BaseModel):
+    """`url`: a repo of the Hub (`org/name`), its page's address, or an alias; `quantization`: a GGUF tag."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    url: Annotated[str, Field(min_length=1, max_length=1024)]
+    revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,254}$")] | None = None
+    include: Globs = ()
+    exclude: Globs = ()
+    quantization: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")] | None = None
+    destination: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_means_default(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            return {name: value for name, value in data.items() if value is not None}
+        return data
+
+
+class DownloadRequest(VerifyRequest):
+    """`destination`: the model folder to put it into; without one, the Hugging Face cache."""
+
+
+class SearchQuery(BaseModel):
+    """`q` is a part of a model's name."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    q: Annotated[str, Field(min_length=1, max_length=256)]
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+
+
+class CleanRequest(BaseModel):
+    """Which parts of given-up downloads to remove: those that nobody has written to for so many days."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    days: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0

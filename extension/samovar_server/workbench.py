@@ -20,7 +20,6 @@ from samovar_server.backends.llamacpp import LlamaCppBackend
 from samovar_server.backends.registry import Backends
 from samovar_server.backends.remote import RemoteBackend, RemoteModel, parse_remotes
 from samovar_server.backends.transformers import TransformersBackend
-from samovar_server.backends.vllm import VllmBackend
 from samovar_server.cache.clock import SystemClock
 from samovar_server.cache.entry import Entry
 from samovar_server.cache.lease import Lease
@@ -91,18 +90,6 @@ class Workbench(LoggingConfigurable):
             "demo:Q4_1": "SmolLM2-135M-Instruct-GGUF:Q4_1",
         },
         help="Short names for models: what a request may say, and the model that it means.",
-    ).tag(config=True)
-
-    vllm_command = List(
-        Unicode(),
-        help="""
-        The command of vLLM, which wants an environment of its own: ["/path/to/vllm"]. It then loads what
-        asks for backend vllm, and models that are too large for samovar's own engine. Default: none.
-        """,
-    ).tag(config=True)
-
-    vllm_arguments = List(
-        Unicode(), help='What else to tell vLLM, such as ["--enable-auto-tool-choice"].'
     ).tag(config=True)
 
     remotes = Dict(
@@ -210,6 +197,7 @@ class Workbench(LoggingConfigurable):
             conversions=Path(jupyter_data_dir()) / "samovar" / "converted",
         )
         self._own_engine = own_engine
+        self._backends = Backends([LlamaCppBackend(slots=self.slots), own_engine])
         self._remote = RemoteBackend(parse_remotes(self.remotes), self.log)
         self._loader = Loader(
             self._backends, self.log, load_timeout=self.load_timeout, spare=self.spare_worker
@@ -219,7 +207,7 @@ class Workbench(LoggingConfigurable):
         self._machine = Machine(
             NvidiaGpus.detect(), {"cpu": self.cpu_memory_budget, **self.gpu_memory_budgets}
         )
-XX
+        self._cache = ModelCache(
             self._loader.launch,
             self._machine,
             clock=SystemClock(),

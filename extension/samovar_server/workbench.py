@@ -20,6 +20,7 @@ from samovar_server.backends.llamacpp import LlamaCppBackend
 from samovar_server.backends.registry import Backends
 from samovar_server.backends.remote import RemoteBackend, RemoteModel, parse_remotes
 from samovar_server.backends.transformers import TransformersBackend
+from samovar_server.backends.vllm import VllmBackend
 from samovar_server.cache.clock import SystemClock
 from samovar_server.cache.entry import Entry
 from samovar_server.cache.lease import Lease
@@ -93,6 +94,18 @@ class Workbench(LoggingConfigurable):
     ).tag(config=True)
 
     remotes = Dict(
+    vllm_command = List(
+        Unicode(),
+        help="""
+        The command of vLLM, which wants an environment of its own: ["/path/to/vllm"]. It then loads what
+        asks for backend vllm, and models that are too large for samovar's own engine. Default: none.
+        """,
+    ).tag(config=True)
+
+    vllm_arguments = List(
+        Unicode(), help='What else to tell vLLM, such as ["--enable-auto-tool-choice"].'
+    ).tag(config=True)
+
         value_trait=Dict(),
         key_trait=Unicode(),
         help="""
@@ -197,7 +210,8 @@ class Workbench(LoggingConfigurable):
             conversions=Path(jupyter_data_dir()) / "samovar" / "converted",
         )
         self._own_engine = own_engine
-        self._backends = Backends([LlamaCppBackend(slots=self.slots), own_engine])
+        vllm = VllmBackend(self.vllm_command, self.vllm_arguments, lambda: self._machine.memory())
+        self._backends = Backends([LlamaCppBackend(slots=self.slots), own_engine, vllm])
         self._remote = RemoteBackend(parse_remotes(self.remotes), self.log)
         self._loader = Loader(
             self._backends, self.log, load_timeout=self.load_timeout, spare=self.spare_worker

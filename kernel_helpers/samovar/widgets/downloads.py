@@ -123,6 +123,10 @@ class _Row:
         self._resume = button("Resume", "", lambda: downloads.resume(key))
         self.box = row(self._text, self._cancel, self._resume)
 
+    def parts(self) -> list[ipywidgets.Widget]:
+        """Text and buttons."""
+        return [self._text, self._cancel, self._resume]
+
     def show(self, item: DownloadRow) -> None:
         """Write `item` to the row."""
         self._text.value = _describe(item)

@@ -105,6 +105,10 @@ class _Row:
         self._unload = button("Unload", "", lambda: manager.unload(key))
         self.box = row(self._text, self._pin, self._unload)
 
+    def parts(self) -> list[ipywidgets.Widget]:
+        """Text and buttons."""
+        return [self._text, self._pin, self._unload]
+
     def show(self, model: ModelRow) -> None:
         """Write `model` to the row."""
         self._text.value = _describe(model, live=True)

@@ -12,6 +12,7 @@ from samovar.records import OPEN, Event
 from samovar.session import Session, current_session
 from samovar.widgets import html
 from samovar.widgets.cells import replace_in_cell
+from samovar.widgets.comms import hear_in_subshells
 from samovar.widgets.live import Listener, Pulse
 from samovar.widgets.parts import all_parts
 from samovar.widgets.picture import Picture
@@ -44,6 +45,7 @@ class Panel(ipywidgets.VBox):
         self._message = ipywidgets.HTML()
         heading = ipywidgets.HTML(html.STYLE + html.title(self.title))
         super().__init__([heading, *parts, self._message])
+        hear_in_subshells(all_parts(self))
         self.add_class("samovar")
         self.add_class(self._picture.marker)
 

@@ -7,6 +7,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import ipywidgets
 
+from samovar.widgets.comms import hear_in_subshells
+
 WIDE = {"description_width": "initial"}
 """The style of a field whose description is shown whole."""
 
@@ -18,6 +20,9 @@ class Row(Protocol[Item_contra]):
     """One line of a list: what it is made of, and writing to it."""
 
     box: ipywidgets.Box
+
+    def parts(self) -> list[ipywidgets.Widget]:
+        """All parts, also those that `box` does not show just now."""
 
     def show(self, item: Item_contra) -> None:
         """Write `item` to the row."""
@@ -33,16 +38,20 @@ class Rows(Generic[Item]):
 
     def show(self, items: Mapping[str, Item]) -> None:
         """Show `items`, and nothing else."""
-        kept = {key: self._shown.get(key) or self._make(key) for key in items}
+        kept = {key: self._shown.get(key) or self._new(key) for key in items}
         for key, item in items.items():
             kept[key].show(item)
         if list(kept) != list(self._shown):
             self.box.children = [shown.box for shown in kept.values()]
         for gone in self._shown.keys() - kept.keys():
-            box = self._shown[gone].box
-            for part in [*all_parts(box), box]:
+            for part in [*self._shown[gone].parts(), self._shown[gone].box]:
                 part.close()
         self._shown = kept
+
+    def _new(self, key: str) -> Row[Item]:
+        made = self._make(key)
+        hear_in_subshells(made.parts())
+        return made
 
 
 def button(

@@ -65,8 +65,9 @@ class TokenView(Panel):
         )
         self.score_button = button("Score", "Ask the model how probable each token is", self._score)
         self.tokens = ipywidgets.HTML()
-        self.place = ipywidgets.IntSlider(
-            description="Token", min=1, max=1, style=WIDE, layout={"width": "300px"}, disabled=True
+        # Not a slider: that of ipywidgets has no name for screen readers.
+        self.place = ipywidgets.BoundedIntText(
+            description="Token", min=1, max=1, style=WIDE, layout={"width": "150px"}, disabled=True
         )
         self.detail = ipywidgets.HTML()
         super().__init__(

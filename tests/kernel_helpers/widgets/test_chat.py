@@ -61,6 +61,7 @@ def test_stop_while_the_model_loads(server: FakeWorkbench, until: Watch) -> None
     press(chat, "Stop")
     until(chat, lambda: not chat.state.busy)
     assert [turn.text for turn in chat.state.turns] == ["Tell me."]
+    assert "Stopped before an answer came." in text_of(chat)
     assert "Error" not in text_of(chat)
     press(chat, "Regenerate")
     until(chat, lambda: not chat.state.busy)

@@ -19,7 +19,7 @@ def test_a_text_is_scored_when_it_is_shown(server: FakeWorkbench, until: Watch, 
     assert view.join(SECONDS)
 
 
-def test_the_slider_tells_more_of_a_token(server: FakeWorkbench, until: Watch) -> None:
+def test_a_token_chosen_by_its_number_tells_more(server: FakeWorkbench, until: Watch) -> None:
     view = TokenView()
     assert view.place.disabled
     view.text.value = "The sky is green"

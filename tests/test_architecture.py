@@ -65,7 +65,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "samovar_server.inventory",
         "samovar_server.loader",
         "samovar_server.metrics",
+        "samovar_server.shelf",
     },
+    "samovar_server.shelf": {"samovar_server.errors", "samovar_server.inventory", "samovar_server.loader"},
     "samovar_server.relay": {
         "samovar_server.cache.lease",
         "samovar_server.cache.records",

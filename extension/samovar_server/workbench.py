@@ -50,6 +50,7 @@ from samovar_server.loader.machine import Machine
 from samovar_server.loader.options import LoadOptions, ProgressCallback
 from samovar_server.loader.plan import LoadPlan
 from samovar_server.metrics import CacheCollector, count_change, count_tokens
+from samovar_server.shelf import Inventory, Shelf
 
 if TYPE_CHECKING:
     from samovar_server.downloader.search import FoundModel
@@ -191,6 +192,15 @@ class Workbench(LoggingConfigurable):
         2, min=1, help="Downloads of models that run at the same time; further ones wait for their turn."
     ).tag(config=True)
 
+    keep_partials_days = Float(
+        30.0,
+        min=0.0,
+        help="""
+        Days after which the parts of downloads that were given up are removed, when the server starts.
+        0: never.
+        """,
+    ).tag(config=True)
+
     worker_command = List(
         Unicode(),
         help="""
@@ -243,6 +253,7 @@ class Workbench(LoggingConfigurable):
             self.aliases,
         )
         """Models on their way to this machine."""
+        self._shelf = Shelf(self._folders, self.aliases)
         self._collector = CacheCollector(self.stats, self.loaded)
         self._preloading: asyncio.Task[None] | None = None
 
@@ -286,6 +297,9 @@ class Workbench(LoggingConfigurable):
             self._loader.start_spare()
         self._collector.register()
         self.downloads.jobs.start()
+        if self.keep_partials_days:
+            before = time.time() - self.keep_partials_days * 86_400
+            await asyncio.to_thread(self._shelf.clean, before=before)
         self._preloading = asyncio.create_task(self._preload())
 
     async def stop(self) -> None:
@@ -432,6 +446,20 @@ class Workbench(LoggingConfigurable):
     def stats(self) -> CacheStats:
         """Counters since the server started, and the memory of each device."""
         return self._cache.stats()
+
+    async def inventory(self) -> Inventory:
+        """Every model on disk, complete or not, and what downloads have left. Reads the disk."""
+        return await asyncio.to_thread(self._shelf.inventory)
+
+    async def delete(self, model: str) -> int:
+        """Take a model, or one revision of it, off the disk; the bytes that are free now.
+
+        Raises InvalidRequest, ModelNotFound, or Conflict while it is in memory or being downloaded.
+        """
+        paths = await asyncio.to_thread(self._shelf.find, model)
+        self.downloads.require_idle(model)
+        resident = {Path(record.model_path) for record in self.loaded() if record.state != "failed"}
+        return await asyncio.to_thread(self._shelf.delete, paths, resident)
 
     async def search(self, text: str, limit: int) -> list[FoundModel]:
         """Models of the Hugging Face Hub by a part of their names. Raises HubUnavailable."""

@@ -61,6 +61,33 @@ class ModelHandler(SamovarHandler):
             param="model",
         )
 
+    @web.authenticated
+    async def delete(self, reference: str) -> None:
+        """Take a model (`org/name`), or one revision of it (`org/name@revision`), off the disk."""
+        freed = await self.workbench.delete(reference)
+        self.finish({"id": reference, "object": "model", "deleted": True, "freed_bytes": freed})
+
+
+class InventoryHandler(SamovarHandler):
+    """What lies on the disk."""
+
+    @web.authenticated
+    async def get(self) -> None:
+        """List every model on disk with its files, complete or not, and what downloads have left."""
+        inventory = await self.workbench.inventory()
+        total = inventory.total_size
+        self.finish(
+            {
+                "models": [model.as_json() for model in inventory.models],
+                "total_models": len(inventory.models),
+                "total_size_bytes": total,
+                "total_size_gb": total / 1e9,
+                "partials": [
+                    {**asdict(partial), "path": str(partial.path)} for partial in inventory.partials
+                ],
+            }
+        )
+
 
 class LoadHandler(SamovarHandler):
     """Loading ahead of the first request."""

@@ -19,6 +19,7 @@ from samovar_handlers.embeddings import EmbeddingsHandler
 from samovar_handlers.events import EventsHandler
 from samovar_handlers.models import (
     EstimateHandler,
+    InventoryHandler,
     LoadedHandler,
     LoadHandler,
     ModelHandler,
@@ -51,6 +52,7 @@ ROUTES: list[tuple[str, type[SamovarHandler]]] = [
     ("/v1/models/download/{job_id}", DownloadHandler),
     ("/v1/models/verify-repo", VerifyRepoHandler),
     ("/v1/models/search", SearchHandler),
+    ("/v1/models/inventory", InventoryHandler),
     ("/v1/models/{id}", ModelHandler),  # after the fixed names: an id may be any path
 ]
 

@@ -191,12 +191,12 @@ def serving(hub: FakeHub) -> Iterator[FakeHub]:
                 piece = data[position : min(position + PIECE, end)].ljust(min(PIECE, end - position), b"+")
                 try:
                     self.wfile.write(piece[::-1] if wrong else piece)
-                except OSError:  # the client has gone, killed perhaps
+                    position += len(piece)
+                    hub.sent[name] = hub.sent.get(name, 0) + len(piece)
+                    hub.on_piece(name, position)
+                except OSError:  # the client has gone, killed perhaps, or the test says so
                     self.close_connection = True
                     return
-                position += len(piece)
-                hub.sent[name] = hub.sent.get(name, 0) + len(piece)
-                hub.on_piece(name, position)
             if end < size:
                 self.close_connection = True
                 # A reset: the client is to lose the connection, as when a cable is pulled.

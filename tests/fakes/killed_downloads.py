@@ -81,8 +81,8 @@ class Outcome:
 def trial(seed: int, victim: Victim, folder: Path) -> Outcome:
     """Kill once at the moment that `seed` says, go on to the end, and compare every byte.
 
-    Until the kill, the Hub sends a piece only when the one before it is on disk, so that what it has sent
-    has been received by the process and not only by its machine.
+    The Hub sends a piece only when the one before it is on disk, so that what it has sent has been received
+    by the process and not only by its machine.
     """
     hub, killer = FakeHub(files=dict(FILES)), Killer(random.Random(seed).randrange(1, MOMENTS))
     blobs = folder / "home" / "hub" / "models--org--tiny" / "blobs"
@@ -91,11 +91,15 @@ def trial(seed: int, victim: Victim, folder: Path) -> Outcome:
         killer.see()
         _wait_for_disk(blobs / hub.digest(name), position, killer.over)
 
+    def on_later_piece(name: str, position: int) -> None:
+        _wait_for_disk(blobs / hub.digest(name), position, threading.Event())
+
     with serving(hub):
         hub.on_request, hub.on_piece = lambda path: killer.see(), on_piece
         with _start(victim, folder, hub.url) as process:
             killer.aim(process)
             out, err = process.communicate(timeout=SECONDS)
+            hub.on_piece = on_later_piece
             killer.over.set()
         with _start(victim, folder, hub.url) as process:
             out, err = process.communicate(timeout=SECONDS)
@@ -143,7 +147,12 @@ def _size(blob: Path) -> int:
 
 
 def _wait_for_disk(blob: Path, position: int, over: threading.Event) -> None:
-    """Until the client has written what it was sent, or is gone."""
+    """Until the client has written what it was sent; ConnectionError once it is gone.
+
+    Else the Hub would fill the socket of a downloader that outlives its server by some milliseconds.
+    """
     until = time.monotonic() + SECONDS
-    while _size(blob) < position and not over.wait(0.001):
+    while _size(blob) < position:
+        if over.wait(0.001):
+            raise ConnectionAbortedError
         assert time.monotonic() < until, "the client keeps what it has received to itself"

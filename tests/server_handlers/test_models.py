@@ -165,5 +165,5 @@ async def test_unload_all(
 async def test_list_of_routes(client: httpx.AsyncClient) -> None:
     routes = {route["path"]: route["methods"] for route in (await client.get("")).json()["data"]}
     assert "POST" in routes["/v1/chat/completions"]
-    assert routes["/v1/models/{id}"].keys() == {"GET"}
+    assert routes["/v1/models/{id}"].keys() == {"GET", "DELETE"}
     assert all(text for methods in routes.values() for text in methods.values())

@@ -15,7 +15,7 @@ from samovar_server.downloader.failures import PullFailed
 from samovar_server.downloader.hub_url import name_in
 from samovar_server.downloader.job import Job, Wanted
 from samovar_server.downloader.jobs import Downloads, Process
-from samovar_server.errors import HubUnavailable, InvalidRequest
+from samovar_server.errors import Conflict, HubUnavailable, InvalidRequest
 from samovar_server.inventory.references import ModelReference, parse_reference
 from samovar_server.inventory.scan import is_inside
 from samovar_server.loader.child import ChildProcess
@@ -70,6 +70,12 @@ class DownloadDesk:
             return await asyncio.to_thread(ask)
         except PullFailed as error:
             raise HubUnavailable(error.message) from error
+
+    def require_idle(self, model: str) -> None:
+        """Raise Conflict while `model` is being downloaded."""
+        name = parse_reference(model, self._aliases).name
+        if any(job.is_active and job.wanted.reference == name for job in self.jobs.all()):
+            raise Conflict(f"{name} is being downloaded: cancel that first, then delete it.")
 
     def _meant(self, url: str, wanted: Wanted) -> Wanted:
         """The wish with the repo, the revision and the quantization that `url` may name."""

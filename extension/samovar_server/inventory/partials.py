@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def _file(path: Path, model: str) -> Partial:
     try:
         stat = path.stat()
     except FileNotFoundError:  # it has just become whole
-        return Partial(path, model, 0, 0.0)
+        return Partial(path, model, 0, time.time())
     return Partial(path, model, stat.st_size, stat.st_mtime)
 
 

@@ -144,6 +144,11 @@ def weights_bytes(folder: Path, dtype: str, quantization: str = "none") -> int:
     return sum(_tensor_bytes(*tensor, dtype, quantization) for tensor in tensors)
 
 
+def parameter_count(folder: Path) -> int:
+    """How many numbers the model's weights are; LoadFailed when a file is damaged."""
+    return sum(math.prod(shape) for file in _weight_files(folder) for _, _, shape in _tensors(file))
+
+
 def estimate(
     shape: ModelShape,
     weights: int,

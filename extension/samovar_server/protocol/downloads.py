@@ -41,11 +41,3 @@ class SearchQuery(BaseModel):
 
     q: Annotated[str, Field(min_length=1, max_length=256)]
     limit: Annotated[int, Field(ge=1, le=100)] = 20
-
-
-class CleanRequest(BaseModel):
-    """Which parts of given-up downloads to remove: those that nobody has written to for so many days."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    days: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from IPython.core.displaypub import DisplayPublisher
@@ -40,18 +40,26 @@ def runtime_dir(tmp_path: Path) -> Path:
     return folder
 
 
+Fake = TypeVar("Fake", bound=FakeServer)
+
+
+def connected_to(server: Fake, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
+    """What a fixture yields whose fake `server` is found through the environment."""
+    from samovar import session
+
+    monkeypatch.setenv("SAMOVAR_URL", server.url)
+    monkeypatch.setenv("SAMOVAR_TOKEN", server.token)
+    yield server
+    if session._current is not None:
+        session._current[1].close()
+    session._current = None
+
+
 @pytest.fixture
 def fake_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
     """A fake server that is found through the environment."""
-    from samovar import session
-
     with FakeServer() as server:
-        monkeypatch.setenv("SAMOVAR_URL", server.url)
-        monkeypatch.setenv("SAMOVAR_TOKEN", server.token)
-        yield server
-        if session._current is not None:
-            session._current[1].close()
-        session._current = None
+        yield from connected_to(server, monkeypatch)
 
 
 @dataclass

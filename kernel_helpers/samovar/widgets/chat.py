@@ -16,7 +16,7 @@ from samovar.widgets.answer import Answer, Frames
 from samovar.widgets.dialogue import Dialogue, Parameters, Turn
 from samovar.widgets.export import write_notebook
 from samovar.widgets.panel import Panel
-from samovar.widgets.parts import WIDE, Rows, button, growing, row
+from samovar.widgets.parts import WIDE, Rows, button, growing, model_box, row
 
 NAMES = {"user": "You", "assistant": "Model"}
 
@@ -45,15 +45,7 @@ class Chat(Panel):
         self._answer: Answer | None = None
         self._frames = Frames()
         self._said = ""
-        self.model = growing(
-            ipywidgets.Combobox(
-                value=model,
-                description="Model",
-                placeholder="empty: the default",
-                continuous_update=False,
-                style=WIDE,
-            )
-        )
+        self.model = model_box(model)
         number = {"style": WIDE, "layout": {"width": "150px"}}
         self.temperature = ipywidgets.BoundedFloatText(
             value=temperature, min=0.0, max=2.0, step=0.1, description="Temperature", **number

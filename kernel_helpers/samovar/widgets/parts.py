@@ -78,6 +78,19 @@ def growing(part: ipywidgets.Widget) -> ipywidgets.Widget:
     return part
 
 
+def model_box(name: str) -> ipywidgets.Widget:
+    """Where a model is named; those that are in memory are to be its `options`."""
+    return growing(
+        ipywidgets.Combobox(
+            value=name,
+            description="Model",
+            placeholder="empty: the default",
+            continuous_update=False,
+            style=WIDE,
+        )
+    )
+
+
 def all_parts(box: ipywidgets.Box) -> list[ipywidgets.Widget]:
     """Everything inside `box`, however deep."""
     found: list[ipywidgets.Widget] = []

@@ -12,7 +12,7 @@ from samovar.records import OPEN, Event
 from samovar.session import Session, current_session
 from samovar.widgets import html
 from samovar.widgets.panel import Panel
-from samovar.widgets.parts import WIDE, button, growing, row
+from samovar.widgets.parts import WIDE, button, growing, model_box, row
 from samovar.widgets.scores import CLASSES, ScoreState, ShownToken, visible
 
 STYLES = {
@@ -54,15 +54,7 @@ class TokenView(Panel):
         self.text = growing(
             ipywidgets.Textarea(value=text, description="Text", rows=3, continuous_update=False, style=WIDE)
         )
-        self.model = growing(
-            ipywidgets.Combobox(
-                value=model,
-                description="Model",
-                placeholder="empty: the default",
-                continuous_update=False,
-                style=WIDE,
-            )
-        )
+        self.model = model_box(model)
         self.score_button = button("Score", "Ask the model how probable each token is", self._score)
         self.tokens = ipywidgets.HTML()
         # Not a slider: that of ipywidgets has no name for screen readers.

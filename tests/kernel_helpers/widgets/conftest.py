@@ -12,10 +12,10 @@ import pytest
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 
-from samovar import session
 from samovar.widgets.panel import Panel
 from tests.fakes.fake_server import SECONDS
 from tests.fakes.fake_workbench import FakeWorkbench
+from tests.kernel_helpers.conftest import connected_to
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -23,12 +23,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWorkbench]:
     with FakeWorkbench() as server:
-        monkeypatch.setenv("SAMOVAR_URL", server.url)
-        monkeypatch.setenv("SAMOVAR_TOKEN", server.token)
-        yield server
-        if session._current is not None:
-            session._current[1].close()
-        session._current = None
+        yield from connected_to(server, monkeypatch)
 
 
 @dataclass

@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "samovar_handlers": {
         "samovar_server.cache.lease",
         "samovar_server.cache.records",
+        "samovar_server.callers",
         "samovar_server.downloader.job",
         "samovar_server.errors",
         "samovar_server.events",
@@ -37,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     # the machine room, from the bottom up
     "samovar_server.errors": set(),
+    "samovar_server.callers": set(),
     "samovar_server.discovery": set(),
     "samovar_server.events": set(),
     "samovar_server.metrics": {"samovar_server.cache.records"},

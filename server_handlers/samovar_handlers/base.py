@@ -7,7 +7,7 @@ import hmac
 import logging
 import re
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import TracebackType
@@ -21,6 +21,7 @@ from jupyter_server.base.handlers import APIHandler
 from tornado import web
 from tornado.iostream import StreamClosedError
 
+from samovar_server.callers import OWNER, Caller
 from samovar_server.errors import (
     InvalidApiKey,
     InvalidRequest,
@@ -58,12 +59,16 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the routes work with. `token` opens /v1 and nothing else of the Jupyter server."""
+    """What the routes work with. `token` opens /v1 and nothing else of the Jupyter server.
+
+    `caller_of` says who a user is whom Jupyter has let in; by itself a server belongs to one person.
+    """
 
     workbench: Workbench
     relay: Relay
     token: str = field(repr=False)
     max_body_bytes: int
+    caller_of: Callable[[User], Caller] = lambda user: OWNER
 
 
 class SamovarHandler(APIHandler):
@@ -73,6 +78,8 @@ class SamovarHandler(APIHandler):
     """
 
     auth_resource = "samovar"
+    caller: Caller
+    """Who calls; set by `prepare` on every route that is not open to everybody."""
     _work: asyncio.Task[None] | None = None
     _client_gone = False
 
@@ -128,6 +135,7 @@ class SamovarHandler(APIHandler):
         # then its authorizer, which may know no such user. This is what it does beside that.
         CallContext.set(CallContext.JUPYTER_HANDLER, self)
         self.current_user = self._jupyter_current_user = User(username="samovar-kernel")
+        self.caller = OWNER  # the token is given to the kernels of this server's owner
         self._token_authenticated = True  # a header, not a cookie: no XSRF check
         self.set_cors_headers()
 
@@ -145,6 +153,7 @@ class SamovarHandler(APIHandler):
         allowed = self.authorizer.is_authorized(self, user, action, self.auth_resource)
         if not await ensure_async(allowed):
             raise PermissionDenied(f"{user.username} may not {action} {self.auth_resource} on this server.")
+        self.caller = self.services.caller_of(user)
 
     async def _sent_wrong_token(self) -> bool:
         """Whether it was a login cookie that Jupyter went by, beside a token that it does not know.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -13,8 +14,9 @@ from jupyter_server.serverapp import ServerApp
 from tornado.routing import PathMatches
 from tornado.web import RequestHandler
 
-from samovar_handlers.base import SamovarHandler, Services
+from samovar_handlers.base import SERVICES, SamovarHandler, Services
 from samovar_handlers.routes import ROUTES
+from samovar_server.callers import OWNER, Caller
 
 CHAT = {"messages": [{"role": "user", "content": "hello"}]}
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
@@ -203,6 +205,33 @@ async def test_a_token_is_good_for_any_origin_in_errors_too(client: httpx.AsyncC
     for path in ("/models", "/nowhere"):
         answer = await client.get(path, headers={"Origin": "http://app.example"})
         assert answer.headers["Access-Control-Allow-Origin"] == "http://app.example"
+
+
+@pytest.fixture
+def callers(monkeypatch: pytest.MonkeyPatch) -> list[Caller]:
+    """Who called, as the handlers know it."""
+    seen: list[Caller] = []
+    monkeypatch.setattr(SamovarHandler, "on_finish", lambda handler: seen.append(handler.caller))
+    return seen
+
+
+async def test_a_server_of_ones_own_knows_one_caller_who_manages_it(
+    jp_serverapp: ServerApp, anonymous: httpx.AsyncClient, services: Services, callers: list[Caller]
+) -> None:
+    for token in (services.token, jp_serverapp.identity_provider.token):
+        await anonymous.get("/models", headers={"Authorization": f"Bearer {token}"})
+    assert callers == [OWNER, OWNER]
+    assert OWNER.admin
+
+
+async def test_a_shared_server_says_who_its_users_are(
+    jp_serverapp: ServerApp, client: httpx.AsyncClient, services: Services, callers: list[Caller]
+) -> None:
+    anna = Caller("anna", frozenset({"class"}))
+    known = jp_serverapp.web_app.settings[SERVICES]
+    jp_serverapp.web_app.settings[SERVICES] = replace(known, caller_of=lambda user: anna)
+    await client.get("/models")
+    assert callers == [anna]
 
 
 class ReadOnly(Authorizer):

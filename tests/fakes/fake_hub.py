@@ -37,11 +37,16 @@ class Zeros:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with one answer to a GET for a file."""
+    """What is wrong with one answer for a file.
+
+    After `stall_after` bytes it says nothing more, until the client leaves.
+    """
 
     status: int = 200
+    method: str = "GET"
     headers: dict[str, str] = field(default_factory=dict)
     drop_after: int | None = None
+    stall_after: int | None = None
     wrong_bytes: bool = False
     size: int | None = None
 
@@ -50,7 +55,7 @@ class Fault:
 class FakeHub:
     """What the Hub has, and what it was asked: `fetched` the files, `ranges` where from, `tokens` by whom.
 
-    `faults` of a file are used up one GET each. `on_request` and `on_piece` (with the file's name and the
+    `faults` of a file are used up one request of their method each. `on_request` and `on_piece` (with the file's name and the
     position it has been sent to) are called before the Hub goes on. `granted` are the tokens that may
     read a gated repo.
     """
@@ -155,7 +160,7 @@ def serving(hub: FakeHub) -> Iterator[FakeHub]:
         def _file(self, name: str) -> None:
             data = hub.files[name]
             faults = hub.faults.get(name, [])
-            fault = faults.pop(0) if faults and self.command == "GET" else Fault()
+            fault = faults.pop(0) if faults and self.command == faults[0].method else Fault()
             headers = {"ETag": f'"{hub.digest(name)}"', "X-Repo-Commit": COMMIT, **fault.headers}
             if fault.status != 200:
                 return self._send(fault.status, b"{}", headers)
@@ -173,6 +178,10 @@ def serving(hub: FakeHub) -> Iterator[FakeHub]:
             hub.fetched.append(name)
             hub.ranges.append((name, start))
             wrong = fault.wrong_bytes or name in hub.wrong_bytes
+            if fault.stall_after is not None:
+                self._body(name, data, start, fault.stall_after, wrong=wrong, size=size)
+                self.connection.recv(1)  # which comes to its end when the client leaves
+                return None
             return self._body(name, data, start, fault.drop_after, wrong=wrong, size=size)
 
         def _body(

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
@@ -24,7 +25,7 @@ from samovar_server.downloader.checksum import Digest, checksum_mismatch
 from samovar_server.downloader.failures import PullFailed, not_enough_space
 from samovar_server.downloader.hub_api import refusal, unreachable
 from samovar_server.downloader.plan import RepoFile
-from samovar_server.downloader.retry import RETRIED_STATUSES, Backoff, retry_after_seconds
+from samovar_server.downloader.retry import RETRIED_STATUSES, Backoff, asked_pause
 from samovar_server.downloader.tally import Tally
 
 PARALLEL_FILES = 4
@@ -202,7 +203,7 @@ class Fetcher:
                 if status not in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
                     failure = refusal(self._repo, status, response.headers.get("X-Error-Code"))
                     if status in RETRIED_STATUSES:
-                        raise Dropped(failure, retry_after_seconds(response.headers.get("Retry-After")))
+                        raise Dropped(failure, asked_pause(response.headers, datetime.now(UTC)))
                     raise failure
                 yield response
         except httpx.HTTPError as error:

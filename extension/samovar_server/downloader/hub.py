@@ -7,14 +7,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import constants, hf_hub_download, hf_hub_url
+from huggingface_hub import constants, hf_hub_url
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # exported by name only
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from samovar_server.downloader import hub_api
 from samovar_server.downloader.failures import PullFailed
 from samovar_server.downloader.fetch import Fetcher, Task, remaining_bytes, require_room
-from samovar_server.downloader.hub_api import explained
 from samovar_server.downloader.plan import INDEX, SINGLE, Choice, Plan, RepoFile, choose
 from samovar_server.downloader.progress import Planned, Reporter
 from samovar_server.downloader.staging import Provenance
@@ -90,10 +89,8 @@ def _url(wanted: Plan, file: RepoFile) -> str:
 def _link(wanted: Plan) -> None:
     """Let huggingface_hub make the snapshot from the blobs; the weights come last and make it whole."""
     disable_progress_bars()
-    repo = wanted.repo
-    with explained(repo.name, repo.revision):
-        for file in wanted.files:
-            hf_hub_download(repo.name, file.path, revision=repo.commit)
+    for file in wanted.files:
+        hub_api.link(wanted.repo.name, file.path, wanted.repo.commit)
 
 
 def _name_revision(wanted: Plan, folder: Path) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TypeVar
 
-from huggingface_hub import HfApi, constants, get_token
+from huggingface_hub import HfApi, constants, get_token, hf_hub_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -24,7 +25,7 @@ from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 from samovar_server.downloader.failures import PullFailed, SourceUnavailable
 from samovar_server.downloader.plan import Repo, RepoFile
-from samovar_server.downloader.retry import RETRIED_STATUSES, Backoff, retry_after_seconds
+from samovar_server.downloader.retry import RETRIED_STATUSES, Backoff, asked_pause
 
 NetworkError: type[Exception] = HfHubHTTPError.__mro__[1]
 """The root of the errors of the HTTP library, which is httpx or httpx2, as the Hub's client has it."""
@@ -75,6 +76,15 @@ def search(text: str, limit: int) -> list[ModelInfo]:
             expand=["downloads", "gated", "gguf", "likes", "safetensors"],
         )
         return list(found)
+
+
+def link(name: str, path: str, commit: str) -> None:
+    """Let huggingface_hub link a file whose blob is here into the snapshot; it asks the Hub once more.
+
+    After hours of fetching that question must not fail for a Hub that is busy for a moment.
+    """
+    with explained(name, commit):
+        _patiently(lambda: hf_hub_download(name, path, revision=commit))
 
 
 @contextmanager
@@ -149,15 +159,16 @@ def _patiently(ask: Callable[[], T]) -> T:
     while True:
         try:
             return ask()
-        except NetworkError as error:
+        except (NetworkError, LocalEntryNotFoundError) as error:
             failures += 1
-            response = error.response if isinstance(error, HfHubHTTPError) else None
+            cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
+            response = cause.response if isinstance(cause, HfHubHTTPError) else None
             most = SILENT_ATTEMPTS if response is None else BACKOFF.attempts
             is_refused = response is not None and response.status_code not in RETRIED_STATUSES
             if is_refused or failures >= most:
                 raise
-            header = None if response is None else response.headers.get("Retry-After")
-            time.sleep(BACKOFF.delay(failures, retry_after_seconds(header)))
+            asked = None if response is None else asked_pause(response.headers, datetime.now(UTC))
+            time.sleep(BACKOFF.delay(failures, asked))
 
 
 def _file(sibling: RepoSibling) -> RepoFile:

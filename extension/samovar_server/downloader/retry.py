@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from random import SystemRandom
+
+from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]  # by name only
 
 RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP statuses after which the same request may succeed later."""
@@ -31,9 +36,22 @@ class Backoff:
         return max(own, min(retry_after or 0.0, self.longest_asked))
 
 
-def retry_after_seconds(header: str | None) -> float | None:
-    """The seconds in a Retry-After header; None without one, or when it holds a date."""
-    try:
-        return None if header is None else max(float(header), 0.0)
-    except ValueError:
-        return None
+def asked_pause(headers: Mapping[str, str], now: datetime) -> float | None:
+    """For how many seconds the server of this answer wants to be left alone; None when it does not say.
+
+    Retry-After holds seconds or a date; the Hub's rate limit says when its window begins anew.
+    (https://www.rfc-editor.org/rfc/rfc9110#name-retry-after, https://huggingface.co/docs/hub/rate-limits)
+    """
+    header = headers.get("Retry-After")
+    if header is not None:
+        try:
+            return max(float(header) if header.strip().isdecimal() else _until(header, now), 0.0)
+        except ValueError:
+            return None
+    limit = parse_ratelimit_headers(headers)
+    return float(limit.reset_in_seconds) if limit is not None and limit.remaining == 0 else None
+
+
+def _until(date: str, now: datetime) -> float:
+    then = parsedate_to_datetime(date)
+    return (then.replace(tzinfo=then.tzinfo or UTC) - now).total_seconds()

@@ -14,6 +14,9 @@ from samovar_server.downloader.progress import Reporter
 from samovar_server.downloader.retry import Backoff
 from tests.fakes.fake_hub import FakeHub, serving
 
+PATIENCE = 100.0
+"""Seconds in which what must happen surely has, on any machine."""
+
 WEIGHTS = b"weights" + b"." * 200_000
 
 FILES = {
@@ -62,6 +65,10 @@ def fake_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHu
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.delenv("HF_TOKEN", raising=False)
+        # This Hub answers at once; on a busy machine its thread may have to wait for a while.
+        monkeypatch.setattr(hub_api, "CONNECT_SECONDS", PATIENCE)
+        monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", PATIENCE)
+        monkeypatch.setattr(fetch, "TIMEOUT", PATIENCE)
         monkeypatch.setattr(hub_api, "BACKOFF", Backoff(first=0.0, attempts=3, longest_asked=0.0))
         monkeypatch.setattr(fetch, "BACKOFF", Backoff(first=0.0, longest_asked=0.0))
         yield fake

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from huggingface_hub import constants, scan_cache_dir, snapshot_download
 from samovar_server.downloader import fetch, hub
 from samovar_server.downloader.failures import PullFailed, SourceUnavailable
 from samovar_server.downloader.plan import Choice
-from samovar_server.downloader.retry import Backoff, retry_after_seconds
+from samovar_server.downloader.retry import Backoff, asked_pause
 from samovar_server.downloader.tally import Tally
 from samovar_server.inventory.partials import PARTIAL_SUFFIX
 from samovar_server.inventory.scan import list_models
-from tests.extension.downloader.conftest import FILES, WANTED, WEIGHTS, Recorder
+from tests.extension.downloader.conftest import FILES, PATIENCE, WANTED, WEIGHTS, Recorder
 from tests.fakes.fake_hub import PIECE, FakeHub, Fault
 
 NAME = "model.safetensors"
@@ -73,6 +74,41 @@ def test_a_hub_in_trouble_is_asked_again(
     fault = Fault(status=status, headers={"Retry-After": "0"})
     fake_hub.faults = {NAME: [fault, Fault(drop_after=100_000), fault, fault]}
     bring(reporter)
+    assert_whole(monkeypatch)
+
+
+def test_a_rate_limit_is_waited_for(
+    fake_hub: FakeHub, reporter: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(fetch, "BACKOFF", Backoff(first=0.0))
+    monkeypatch.setattr(fetch.Fetcher, "_pause", lambda self, seconds: pauses.append(seconds))
+    limits = {"Retry-After": "17"}, {"RateLimit": '"resolvers";r=0;t=55'}, {"Retry-After": "3600"}
+    fake_hub.faults = {NAME: [Fault(status=429, headers=headers) for headers in limits]}
+    bring(reporter)
+    assert pauses == [17.0, 55.0, fetch.BACKOFF.longest_asked]
+    assert_whole(monkeypatch)
+
+
+def test_a_connection_that_falls_silent_counts_as_dropped(
+    fake_hub: FakeHub, reporter: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "TIMEOUT", 0.5)
+    fake_hub.faults = {NAME: [Fault(stall_after=2 * PIECE)]}
+    bring(reporter)
+    assert [start for name, start in fake_hub.ranges if name == NAME][:2] == [0, 2 * PIECE]
+    assert_whole(monkeypatch)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_hub_that_is_busy_when_all_is_here_is_asked_again(
+    status: int, fake_hub: FakeHub, reporter: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_hub.faults = {NAME: [Fault(status=status, method="HEAD")] * 2}
+    wanted = hub.plan("org/tiny", None, Choice(), reporter)
+    leave_partial(fake_hub, WEIGHTS)
+    hub.into_cache(wanted, reporter)
+    assert fake_hub.faults == {NAME: []}
     assert_whole(monkeypatch)
 
 
@@ -209,7 +245,7 @@ def test_a_disk_that_fills_up_on_the_way(
 
 
 def test_files_come_side_by_side(fake_hub: FakeHub, reporter: Recorder) -> None:
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2, timeout=PATIENCE)
 
     def meet(name: str, position: int) -> None:
         if name == "tokenizer.json" or (name == NAME and position == PIECE):
@@ -228,14 +264,14 @@ def test_two_at_once_fetch_each_file_once(
     def hold(name: str, position: int) -> None:
         if name == NAME and not half_way.is_set():
             half_way.set()
-            assert both_ask.wait(20)
+            assert both_ask.wait(PATIENCE)
 
     fake_hub.on_piece = hold
     failures: list[BaseException] = []
 
     def other() -> None:
         try:
-            assert half_way.wait(20)
+            assert half_way.wait(PATIENCE)
             wanted = hub.plan("org/tiny", None, Choice(), reporter)
             both_ask.set()
             hub.into_cache(wanted, reporter)
@@ -279,8 +315,20 @@ def test_the_pauses_double_up_to_a_limit_and_heed_the_server() -> None:
     assert backoff.delay(1, 30.0) == 30.0
     assert backoff.delay(1, 3600.0) == 60.0
     assert [backoff.is_over(failures) for failures in (4, 5)] == [False, True]
-    assert [retry_after_seconds(text) for text in (None, "7", "Wed, 21 Oct 2026 07:28:00 GMT")] == [
-        None,
-        7,
-        None,
-    ]
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"Retry-After": "7"}, 7.0),
+        ({"Retry-After": "Wed, 21 Oct 2026 07:28:30 GMT"}, 30.0),
+        ({"Retry-After": "Wed, 21 Oct 2026 07:20:00 GMT"}, 0.0),
+        ({"Retry-After": "soon"}, None),
+        ({"RateLimit": '"api";r=0;t=55'}, 55.0),
+        ({"RateLimit": '"api";r=3;t=55'}, None),
+        ({"Retry-After": "7", "RateLimit": '"api";r=0;t=55'}, 7.0),
+    ],
+)
+def test_how_long_a_server_wants_to_be_left_alone(headers: dict[str, str], seconds: float | None) -> None:
+    assert asked_pause(headers, datetime(2026, 10, 21, 7, 28, tzinfo=UTC)) == seconds

@@ -55,9 +55,9 @@ class Fault:
 class FakeHub:
     """What the Hub has, and what it was asked: `fetched` the files, `ranges` where from, `tokens` by whom.
 
-    `faults` of a file are used up one request of their method each. `on_request` and `on_piece` (with the file's name and the
-    position it has been sent to) are called before the Hub goes on. `granted` are the tokens that may
-    read a gated repo.
+    `faults` of a file are used up one request of their method each. `on_request` and `on_piece` (with the
+    file's name and the position it has been sent to) are called before the Hub goes on. `granted` are the
+    tokens that may read a gated repo.
     """
 
     repo: str = "org/tiny"

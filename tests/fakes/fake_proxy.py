@@ -1,4 +1,4 @@
-"""An HTTP proxy on a loopback port, for which every host is one server of the test's; it lets no TLS through."""
+"""An HTTP proxy on a loopback port, for which every host is one server of the test's. It refuses tunnels."""
 
 from __future__ import annotations
 
@@ -28,6 +28,12 @@ def proxying(target: str) -> Iterator[FakeProxy]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            self._forward()
+
+        def do_HEAD(self) -> None:
+            self._forward()
+
+        def _forward(self) -> None:
             self._note()
             url = urlsplit(self.path)
             connection = http.client.HTTPConnection(server_address)
@@ -41,8 +47,6 @@ def proxying(target: str) -> Iterator[FakeProxy]:
             while data := answer.read(65_536):
                 self.wfile.write(data)
             connection.close()
-
-        do_HEAD = do_GET
 
         def do_CONNECT(self) -> None:
             self._note()

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from http import HTTPStatus
+from typing import Protocol
 
 import httpx
 
+from samovar_server import loopback
 from samovar_server.cache.lease import Lease
-from samovar_server.errors import SamovarError
-from samovar_server.loader.dialect import Dialect
-
-CONNECT_SECONDS = 10.0
-"""A worker listens on this machine and accepts at once; one that does not is hung."""
 
 
-class WorkerAnswer:
+class WorkerAnswer(Protocol):
     """A worker's HTTP answer whose headers are here and whose body is still to come."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+
+    def header(self, name: str) -> str | None:
+        """The value of a header; None when the worker sent none."""
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives. To be read once."""
+
+    async def body(self) -> bytes:
+        """The whole body."""
+
+
+class RemoteAnswer:
+    """The answer of a server on another machine."""
 
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
@@ -27,12 +42,12 @@ class WorkerAnswer:
         return self._response.status_code
 
     def header(self, name: str) -> str | None:
-        """The value of a header; None when the worker sent none."""
+        """The value of a header; None when the server sent none."""
         value: str | None = self._response.headers.get(name)
         return value
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it arrives, untouched. To be read once."""
+        """The body as it arrives. To be read once."""
         return self._response.aiter_raw()
 
     async def body(self) -> bytes:
@@ -44,12 +59,6 @@ class Relay:
     """Sends requests to workers. One is shared by all routes of a server."""
 
     def __init__(self) -> None:
-        self._client = httpx.AsyncClient(
-            # Loopback only: a proxy from the environment must never see prompts or secrets.
-            trust_env=False,
-            # A connection serves one request, so that closing it always and only ends that request.
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
-        )
         self._outside = httpx.AsyncClient()
 
     @asynccontextmanager
@@ -61,35 +70,38 @@ class Relay:
         another engine.
         """
         body = body if lease.dialect is None else lease.dialect.request(body)
-        client = self._client if lease.timeout is None else self._outside
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if lease.secret:
             headers["Authorization"] = f"Bearer {lease.secret}"
-        request = client.build_request(
-            "POST",
-            lease.endpoint(path),
-            content=body,
-            headers=headers,
-            timeout=httpx.Timeout(lease.timeout, connect=CONNECT_SECONDS),
-        )
         try:
-            response = await client.send(request, stream=True)
-            try:
-                if lease.dialect is not None and not response.is_success:
-                    raise await _refusal(lease.dialect, response)
-                yield WorkerAnswer(response)
-            finally:
-                await response.aclose()
+            async with self._send(lease, path, headers, body) as answer:
+                if lease.dialect is not None and answer.status >= HTTPStatus.MULTIPLE_CHOICES:
+                    retry_after = answer.header("Retry-After")
+                    raise lease.dialect.error(answer.status, await answer.body(), retry_after)
+                yield answer
         except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
             raise lease.silence() from error
-        except httpx.TransportError as error:
+        except (httpx.TransportError, loopback.ConnectionBroken) as error:
             raise lease.failure() from error
+
+    def _send(
+        self, lease: Lease, path: str, headers: Mapping[str, str], body: bytes
+    ) -> AbstractAsyncContextManager[WorkerAnswer]:
+        url = lease.endpoint(path)
+        if lease.timeout is None:
+            return loopback.post(url, headers, body)
+        return self._post_outside(url, headers, body, lease.timeout)
+
+    @asynccontextmanager
+    async def _post_outside(
+        self, url: str, headers: Mapping[str, str], body: bytes, timeout: float
+    ) -> AsyncIterator[WorkerAnswer]:
+        limits = httpx.Timeout(timeout, connect=loopback.CONNECT_SECONDS)
+        async with self._outside.stream(
+            "POST", url, headers=headers, content=body, timeout=limits
+        ) as response:
+            yield RemoteAnswer(response)
 
     async def close(self) -> None:
         """Close what is still open. The relay sends nothing after it."""
-        await self._client.aclose()
         await self._outside.aclose()
-
-
-async def _refusal(dialect: Dialect, response: httpx.Response) -> SamovarError:
-    return dialect.error(response.status_code, await response.aread(), response.headers.get("Retry-After"))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tornado.iostream import StreamClosedError
 
 from samovar_server.errors import ModelCrashed
 from samovar_server.relay import Relay
@@ -102,9 +104,26 @@ async def test_a_broken_connection_is_what_the_lease_says(
             await answer.body()
 
 
-async def test_many_requests_wait_side_by_side(relay: Relay, lease: FakeLease, worker: FakeWorker) -> None:
-    """More than the hundred connections that httpx allows by default."""
+async def test_a_client_that_breaks_off_is_not_the_workers_fault(
+    relay: Relay, lease: FakeLease, worker: FakeWorker
+) -> None:
+    worker.say(b"one")
+    with pytest.raises(StreamClosedError):  # an OSError, as those of a broken worker are
+        async with relay.post(lease, PATH, b"{}"):
+            raise StreamClosedError
+    await asyncio.wait_for(worker.left.wait(), 10)
 
+
+async def test_a_worker_that_nobody_hears_is_what_the_lease_says(relay: Relay) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        lease = FakeLease(f"http://127.0.0.1:{nobody.getsockname()[1]}", SECRET, MODEL)
+        with pytest.raises(ModelCrashed, match="org/tiny"):
+            async with relay.post(lease, PATH, b"{}"):
+                pass
+
+
+async def test_many_requests_wait_side_by_side(relay: Relay, lease: FakeLease, worker: FakeWorker) -> None:
     async def ask() -> bytes:
         async with relay.post(lease, PATH, b"{}") as answer:
             return await answer.body()

@@ -13,7 +13,7 @@ from samovar.cli.parser import make_parser as command_parser
 from samovar.magics.generate import GenerateMagics
 from samovar.magics.generate import make_parser as generate_parser
 from samovar.magics.models import ModelMagics
-from samovar_server.app import SamovarApp
+from samovar_server.hub.service import HubService
 from samovar_server.workbench import Workbench
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +25,7 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 def settings_table() -> str:
     """The README's rows about settings, as the traits have them."""
     rows = []
-    for owner in (Workbench, SamovarApp):
+    for owner in (Workbench, HubService):
         for name, trait in sorted(owner.class_own_traits(config=True).items()):
             default = trait.default_value_repr()
             shown = "" if default == "[]" else f"`{default}`"  # what an empty list means, the help says

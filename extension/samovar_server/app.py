@@ -8,7 +8,6 @@ from typing import Any
 
 from jupyter_server.extension.application import ExtensionApp
 from jupyter_server.serverapp import ServerApp
-from traitlets import Int
 
 from samovar_handlers.base import SERVICES, Services
 from samovar_handlers.routes import tornado_handlers
@@ -38,10 +37,6 @@ jupyter lab                             # has the routes, too
     load_other_extensions = False  # of `jupyter samovar` only
     serverapp_config = {"open_browser": False}  # noqa: RUF012
 
-    max_body_bytes = Int(
-        32 * 1024**2, min=1, help="Largest request body that a /v1 route accepts, in bytes."
-    ).tag(config=True)
-
     def initialize_settings(self) -> None:
         """Build the workbench and what the routes need beside it."""
         self.workbench = Workbench(parent=self)
@@ -49,7 +44,7 @@ jupyter lab                             # has the routes, too
         self.discovery = DiscoveryFile()
         # In memory only, new in each process; Jupyter itself does not accept it anywhere.
         self.token = secrets.token_urlsafe(32)
-        self.settings[SERVICES] = Services(self.workbench, self.relay, self.token, self.max_body_bytes)
+        self.settings[SERVICES] = Services(token=self.token, workbench=self.workbench, relay=self.relay)
 
     def initialize_handlers(self) -> None:
         """Mount the routes below Jupyter's base URL."""

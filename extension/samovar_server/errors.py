@@ -171,6 +171,14 @@ class BackendUnavailable(SamovarError):
     code = "backend_unavailable"
 
 
+class ServiceUnavailable(SamovarError):
+    """JupyterHub, or the service that a user's own server forwards to, does not answer now."""
+
+    status = 503
+    type = "server_error"
+    code = "service_unavailable"
+
+
 class InsufficientMemory(SamovarError):
     """The model does not fit and nothing idle can make room."""
 

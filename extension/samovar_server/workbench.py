@@ -167,6 +167,10 @@ class Workbench(LoggingConfigurable):
         help="Requests that may wait for one model's slots; a request beyond that is refused with 429.",
     ).tag(config=True)
 
+    max_body_bytes = Int(
+        32 * 1024**2, min=1, help="Largest request body that a /v1 route accepts, in bytes."
+    ).tag(config=True)
+
     load_timeout = Float(
         600.0, min=1.0, help="Seconds that a load may take before it is given up as hung."
     ).tag(config=True)

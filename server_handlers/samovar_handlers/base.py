@@ -35,11 +35,11 @@ from samovar_server.relay import Relay
 from samovar_server.workbench import Workbench
 
 SERVICES = "samovar_services"
-"""The key of `Services` in the settings of Jupyter's web application."""
+"""The key of `Services`, or of another `Door`, in the settings of the web application."""
 
 NO_CREDENTIALS = (
     "Missing or unknown credentials. Send the header 'Authorization: Bearer <token>' with the token of "
-    "this Jupyter server (`jupyter server list` shows it)."
+    "this Jupyter server (`jupyter server list` shows it) or, under JupyterHub, one of the Hub's Token page."
 )
 FOREIGN_HOST = (
     "This server does not answer under that host name. Use localhost or an IP address of loopback, or "
@@ -57,23 +57,31 @@ NO_XSRF = (
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What the routes work with. `token` opens /v1 and nothing else of the Jupyter server.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Door:
+    """Who may come in. `token` opens /v1 and nothing else of the server; None: there is no such token.
 
-    `caller_of` says who a user is whom Jupyter has let in; by itself a server belongs to one person.
+    `caller_of` says who a user is whom the identity provider has let in; by itself a server belongs to one
+    person. `work` are the requests that are being answered, for a server that wants to stop after them.
     """
+
+    token: str | None = field(repr=False)
+    caller_of: Callable[[User], Caller] = lambda user: OWNER
+    work: set[asyncio.Task[None]] = field(default_factory=set, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services(Door):
+    """What the routes work with, behind the door."""
 
     workbench: Workbench
     relay: Relay
-    token: str = field(repr=False)
-    max_body_bytes: int
-    caller_of: Callable[[User], Caller] = lambda user: OWNER
 
 
-class SamovarHandler(APIHandler):
-    """Base of all routes. Its `prepare` admits a caller or raises; methods only do their work.
+class GuardedHandler(APIHandler):
+    """Base of everything below /v1. Its `prepare` admits a caller or raises; methods only do their work.
 
+    Jupyter's identity provider and authorizer decide, in the Hub's service too: there they are the Hub's.
     Raise any SamovarError to answer with it.
     """
 
@@ -84,14 +92,9 @@ class SamovarHandler(APIHandler):
     _client_gone = False
 
     @property
-    def services(self) -> Services:
-        """What the extension gave to the routes."""
-        return cast("Services", self.settings[SERVICES])
-
-    @property
-    def workbench(self) -> Workbench:
-        """The models in memory and on disk."""
-        return self.services.workbench
+    def door(self) -> Door:
+        """Who may come in."""
+        return cast("Door", self.settings[SERVICES])
 
     @cached_property
     def request_id(self) -> str:
@@ -115,11 +118,6 @@ class SamovarHandler(APIHandler):
         else:
             await self._admit_jupyter_user()
         self.update_api_activity()  # at the start too: a server must not be culled in a long stream
-        if len(self.request.body) > self.services.max_body_bytes:
-            raise TooLarge(
-                f"The request body has {len(self.request.body):,} bytes; at most "
-                f"{self.services.max_body_bytes:,} are accepted (c.SamovarApp.max_body_bytes)."
-            )
 
     def _sent_token(self) -> str | None:
         """The token of the Authorization header; None when there is none."""
@@ -127,8 +125,8 @@ class SamovarHandler(APIHandler):
         return token.strip() if scheme.lower() in {"bearer", "token"} else None
 
     def _has_scoped_token(self) -> bool:
-        sent = self._sent_token()
-        return sent is not None and hmac.compare_digest(sent.encode(), self.services.token.encode())
+        sent, token = self._sent_token(), self.door.token
+        return sent is not None and token is not None and hmac.compare_digest(sent.encode(), token.encode())
 
     def _admit_scoped_token(self) -> None:
         # Jupyter's own prepare would ask its identity provider, which does not know this token, and
@@ -153,7 +151,7 @@ class SamovarHandler(APIHandler):
         allowed = self.authorizer.is_authorized(self, user, action, self.auth_resource)
         if not await ensure_async(allowed):
             raise PermissionDenied(f"{user.username} may not {action} {self.auth_resource} on this server.")
-        self.caller = self.services.caller_of(user)
+        self.caller = self.door.caller_of(user)
 
     async def _sent_wrong_token(self) -> bool:
         """Whether it was a login cookie that Jupyter went by, beside a token that it does not know.
@@ -244,6 +242,8 @@ class SamovarHandler(APIHandler):
     async def while_connected(self, work: Coroutine[Any, Any, None]) -> None:
         """Do `work`, which answers the request; a client that goes away cancels it at once."""
         self._work = asyncio.create_task(work)
+        self.door.work.add(self._work)
+        self._work.add_done_callback(self.door.work.discard)
         try:
             await self._work
         except StreamClosedError:
@@ -262,6 +262,30 @@ class SamovarHandler(APIHandler):
         if self._work is not None:
             self._client_gone = True
             self._work.cancel()
+
+
+class SamovarHandler(GuardedHandler):
+    """Base of the routes that the workbench behind this server answers."""
+
+    @property
+    def services(self) -> Services:
+        """What the server gave to the routes."""
+        return cast("Services", self.settings[SERVICES])
+
+    @property
+    def workbench(self) -> Workbench:
+        """The models in memory and on disk."""
+        return self.services.workbench
+
+    async def prepare(self) -> None:  # type: ignore[override]  # as APIHandler does
+        """Admit the caller, and no body that is too large."""
+        await super().prepare()
+        largest = self.workbench.max_body_bytes
+        if len(self.request.body) > largest:
+            raise TooLarge(
+                f"The request body has {len(self.request.body):,} bytes; at most {largest:,} are accepted "
+                "(c.Workbench.max_body_bytes)."
+            )
 
 
 def implemented_methods(handler: type[web.RequestHandler]) -> list[str]:

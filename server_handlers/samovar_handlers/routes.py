@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from samovar_handlers.base import SamovarHandler
+from samovar_handlers.base import GuardedHandler
 from samovar_handlers.chat import ChatCompletionsHandler
 from samovar_handlers.completions import CompletionsHandler
 from samovar_handlers.downloads import (
@@ -31,7 +31,7 @@ from samovar_handlers.models import (
 from samovar_handlers.system import HealthHandler, RoutesHandler, UnknownRouteHandler
 from samovar_handlers.tokens import DetokenizeHandler, TokenizeHandler
 
-ROUTES: list[tuple[str, type[SamovarHandler]]] = [
+ROUTES: list[tuple[str, type[GuardedHandler]]] = [
     ("/v1", RoutesHandler),
     ("/v1/health", HealthHandler),
     ("/v1/chat/completions", ChatCompletionsHandler),
@@ -57,7 +57,7 @@ ROUTES: list[tuple[str, type[SamovarHandler]]] = [
 ]
 
 
-def tornado_handlers() -> list[tuple[str, type[SamovarHandler], dict[str, Any]]]:
+def tornado_handlers() -> list[tuple[str, type[GuardedHandler], dict[str, Any]]]:
     """The routes as Tornado wants them, relative to Jupyter's base URL; the last one takes the rest."""
     handlers = [
         (_pattern(path), handler, {"routes": ROUTES} if handler is RoutesHandler else {})

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from jupyter_server.auth.decorator import allow_unauthenticated
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from tornado import web
 
-from samovar_handlers.base import SamovarHandler, implemented_methods
-from samovar_server.errors import RouteNotFound
+from samovar_handlers.base import GuardedHandler, SamovarHandler, implemented_methods
+from samovar_server.errors import PermissionDenied, RouteNotFound
 
 
-class HealthHandler(SamovarHandler):
+class HealthHandler(GuardedHandler):
     """Whether the server answers. The only route that is open to everybody, so it tells no more."""
 
     _track_activity = False  # probes do not keep an idle server alive
@@ -24,10 +25,26 @@ class HealthHandler(SamovarHandler):
         self.finish({"status": "ok"})
 
 
-class RoutesHandler(SamovarHandler):
+class MetricsHandler(SamovarHandler):
+    """What Prometheus reads, where no Jupyter server shows it. It tells of all users, so not to all."""
+
+    _track_activity = False
+
+    @web.authenticated
+    def get(self) -> None:
+        """Show the metrics to administrators."""
+        if not self.caller.admin:
+            raise PermissionDenied(
+                "Metrics are for those who manage the service. Ask an administrator for a token with the "
+                "scope custom:samovar:manage."
+            )
+        self.finish(generate_latest(), set_content_type=CONTENT_TYPE_LATEST)
+
+
+class RoutesHandler(GuardedHandler):
     """What there is below /v1."""
 
-    def initialize(self, routes: Sequence[tuple[str, type[SamovarHandler]]]) -> None:
+    def initialize(self, routes: Sequence[tuple[str, type[GuardedHandler]]]) -> None:
         """`routes` are path templates and their handlers."""
         self._routes = routes
 
@@ -37,7 +54,7 @@ class RoutesHandler(SamovarHandler):
         self.finish({"object": "list", "data": [describe(*route) for route in self._routes]})
 
 
-class UnknownRouteHandler(SamovarHandler):
+class UnknownRouteHandler(GuardedHandler):
     """Every other path: answered in OpenAI's error shape, and only to those who may call."""
 
     @web.authenticated
@@ -48,7 +65,7 @@ class UnknownRouteHandler(SamovarHandler):
     head = post = put = patch = delete = get
 
 
-def describe(path: str, handler: type[SamovarHandler]) -> dict[str, Any]:
+def describe(path: str, handler: type[GuardedHandler]) -> dict[str, Any]:
     """A route's path, its methods, and what each of them does."""
     methods = {name: inspect.getdoc(getattr(handler, name.lower())) for name in implemented_methods(handler)}
     return {"path": path, "methods": methods}

@@ -23,6 +23,7 @@ EXTRA_OF = {
     "server_handlers/samovar_handlers": "server",
     "extension/samovar_server": "server",
     "extension/samovar_server/engine": "torch",
+    "extension/samovar_server/hub": "hub",
     "extension/samovar_server/downloader/convert.py": "torch",
     "extension/samovar_server/workers/llamacpp.py": "llamacpp",
 }

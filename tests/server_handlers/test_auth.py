@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,38 +10,11 @@ import httpx
 import pytest
 from jupyter_server.auth import Authorizer
 from jupyter_server.serverapp import ServerApp
-from tornado.routing import PathMatches
-from tornado.web import RequestHandler
 
-from samovar_handlers.base import SERVICES, SamovarHandler, Services
+from samovar_handlers.base import SERVICES, GuardedHandler, SamovarHandler, Services
 from samovar_handlers.routes import ROUTES
 from samovar_server.callers import OWNER, Caller
-
-CHAT = {"messages": [{"role": "user", "content": "hello"}]}
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-
-
-def mounted(app: ServerApp) -> dict[str, type[RequestHandler]]:
-    """Every handler that the web application has below /v1, by its pattern without the base URL."""
-
-    def walk(rules: list[Any]) -> Iterator[tuple[str, type[RequestHandler]]]:
-        for rule in rules:
-            inner = getattr(rule.target, "rules", None)
-            if inner is not None:
-                yield from walk(inner)
-            elif isinstance(rule.matcher, PathMatches):
-                yield rule.matcher.regex.pattern.removesuffix("$"), rule.target
-
-    base = app.base_url.rstrip("/")
-    found = walk(app.web_app.default_router.rules)
-    return {pattern.removeprefix(base): handler for pattern, handler in found if f"{base}/v1" in pattern}
-
-
-def example(pattern: str) -> str:
-    """A path, below /v1, that `pattern` matches."""
-    for regex, text in (("(.+?)", "org/tiny"), (".*", "nowhere"), ("/?", ""), ("\\", "")):
-        pattern = pattern.replace(regex, text)
-    return pattern.removeprefix("/v1")
+from tests.server_handlers.mounted import BAD_CREDENTIALS, assert_closed, example, mounted
 
 
 def error(answer: httpx.Response) -> tuple[int, str, str]:
@@ -64,37 +36,18 @@ def scoped(anonymous: httpx.AsyncClient, services: Services) -> httpx.AsyncClien
     return anonymous
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {},
-        {"Authorization": b"Bearer wrong"},
-        {"Authorization": b"token wrong"},
-        {"Authorization": b"Bearer"},
-        {"Authorization": b"Basic dXNlcjpwYXNz"},
-        {"Authorization": "Bearer \xfcml\xe4ut".encode("latin-1")},
-        {"Cookie": b"username-127-0-0-1=forged"},
-    ],
-    ids=["none", "bearer", "token", "empty", "basic", "not-ascii", "forged-cookie"],
-)
+@BAD_CREDENTIALS
 @pytest.mark.parametrize(
     "jp_server_config", [None, True, False], indirect=True, ids=["default", "open", "strict"]
 )
 async def test_every_route_but_health_is_closed(
     jp_serverapp: ServerApp, anonymous: httpx.AsyncClient, headers: dict[str, bytes]
 ) -> None:
-    routes = mounted(jp_serverapp)
+    routes = mounted(jp_serverapp.web_app, jp_serverapp.base_url)
     assert len(routes) == len(ROUTES) + 1  # and the one that takes all other paths
     for pattern, handler in routes.items():
-        assert issubclass(handler, SamovarHandler), pattern
-        for method in METHODS:
-            if (example(pattern), method) == ("/health", "GET"):
-                continue
-            answer = await anonymous.request(method, example(pattern), json=CHAT, headers=headers)
-            assert answer.status_code == 401, (method, pattern)
-            assert answer.headers["WWW-Authenticate"] == "Bearer"
-            if method != "HEAD":
-                assert answer.json()["error"]["code"] == "invalid_api_key", (method, pattern)
+        assert issubclass(handler, GuardedHandler), pattern
+        await assert_closed(anonymous, example(pattern), headers)
 
 
 @pytest.fixture
@@ -109,7 +62,7 @@ def jp_server_config(request: pytest.FixtureRequest) -> dict[str, Any]:
 async def test_preflight_tells_no_more_than_the_allowed_methods(
     jp_serverapp: ServerApp, anonymous: httpx.AsyncClient
 ) -> None:
-    for pattern in mounted(jp_serverapp):
+    for pattern in mounted(jp_serverapp.web_app, jp_serverapp.base_url):
         answer = await anonymous.options(example(pattern))
         assert (answer.status_code, answer.content) == (200, b""), pattern
 
@@ -270,6 +223,7 @@ async def test_no_token_reaches_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     jupyters = jp_serverapp.identity_provider.token
+    assert services.token is not None
     caplog.set_level(logging.DEBUG)
     caplog.clear()
     for token in (jupyters, services.token, "wrong-token"):

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import replace
 
 import httpx
 import pytest
 from jupyter_server.serverapp import ServerApp
 
-from samovar_handlers.base import SERVICES, Services
 from samovar_server.errors import QueueFull
 from samovar_server.loader.options import ProgressCallback
 from tests.server_handlers.fakes import FakeWorkbench
@@ -91,11 +89,8 @@ async def test_json_content_types(client: httpx.AsyncClient, kind: str) -> None:
     assert answer.status_code == 200
 
 
-async def test_too_large_a_body(
-    client: httpx.AsyncClient, jp_serverapp: ServerApp, services: Services
-) -> None:
-    settings = jp_serverapp.web_app.settings
-    settings[SERVICES] = replace(settings[SERVICES], max_body_bytes=1000)
+async def test_too_large_a_body(client: httpx.AsyncClient, workbench: FakeWorkbench) -> None:
+    workbench.max_body_bytes = 1000
     status, code, message = error(await client.post("/chat/completions", content=b"x" * 1001, headers=JSON))
     assert (status, code) == (413, "request_too_large")
     assert "max_body_bytes" in message

@@ -56,7 +56,7 @@ def _run(arguments: Sequence[str]) -> int:
             from samovar.cli.run import run
 
             return run(options)
-        case "serve" | "lab":
+        case "serve" | "lab" | "hub":
             from samovar.cli.launch import launch
 
             return launch(options.command, options.jupyter)

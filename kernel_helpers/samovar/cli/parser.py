@@ -26,12 +26,16 @@ class CommandParser(OptionParser):
             near = nearest(first, self.commands)
             hint = f"Did you mean {near}?" if near else f"There are: {', '.join(self.commands)}."
             raise BadOption(f"There is no command {first!r}. {hint}")
-        if first in LAUNCHERS:  # everything behind it is Jupyter's
+        if first in LAUNCHERS:  # everything behind it is the server's
             return argparse.Namespace(command=first, jupyter=list(arguments[1:]), version=False)
         return super().parse(arguments)
 
 
-LAUNCHERS = ("serve", "lab")
+LAUNCHERS = {
+    "serve": "start a server without the Lab; options are Jupyter's",
+    "lab": "start JupyterLab; options are Jupyter's",
+    "hub": "the service of a JupyterHub, which starts it",
+}
 
 
 def make_parser() -> CommandParser:
@@ -59,8 +63,8 @@ def make_parser() -> CommandParser:
         "--now", action="store_true", help="end its running requests instead of waiting for them"
     )
 
-    for name, what in zip(LAUNCHERS, ("start a server without the Lab", "start JupyterLab"), strict=True):
-        commands.add_parser(name, help=f"{what}; options are Jupyter's", add_help=False)
+    for name, what in LAUNCHERS.items():
+        commands.add_parser(name, help=what, add_help=False)
 
     parser.commands = tuple(commands.choices)
     return parser

@@ -41,7 +41,7 @@ def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str])
     ("line", "told"),
     [
         ("lst", "There is no command 'lst'. Did you mean list?"),
-        ("xyzzy", "There is no command 'xyzzy'. There are: pull, list, ps, run, stop, serve, lab."),
+        ("xyzzy", "There is no command 'xyzzy'. There are: pull, list, ps, run, stop, serve, lab, hub."),
         ("run --tempreature 1 x", "There is no option --tempreature. Did you mean --temperature?"),
         ("run --seed x y", "--seed: 'x' is not a whole number. samovar run --help lists the options."),
         ("--verison", "There is no option --verison. Did you mean --version?"),

@@ -23,7 +23,10 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return commands
 
 
-@pytest.mark.parametrize(("name", "module"), [("serve", "samovar_server"), ("lab", "jupyterlab")])
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [("serve", "samovar_server"), ("lab", "jupyterlab"), ("hub", "samovar_server.hub")],
+)
 def test_jupyter_takes_the_place_of_the_process(
     started: list[list[str]], monkeypatch: pytest.MonkeyPatch, name: str, module: str
 ) -> None:
@@ -33,8 +36,13 @@ def test_jupyter_takes_the_place_of_the_process(
     assert started == [[sys.executable, "-m", module, "--port", "8899", "-y", "--help"]]
 
 
-def test_what_is_missing_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "missing", "extra"), [("lab", "jupyterlab", "local"), ("hub", "jupyterhub", "hub")]
+)
+def test_what_is_missing_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, missing: str, extra: str
+) -> None:
     monkeypatch.setattr(launch, "find_spec", lambda name: None)
-    assert main(["lab"]) == 1
-    told = "jupyterlab is not installed in this environment. Run: pip install 'samovar[local]'"
+    assert main([name]) == 1
+    told = f"{missing} is not installed in this environment. Run: pip install 'samovar[{extra}]'"
     assert capsys.readouterr().err == f"samovar: {told}\n"

@@ -1,0 +1,1 @@
+"""The JupyterHub service: one workbench for all users of a Hub."""

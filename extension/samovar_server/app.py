@@ -10,9 +10,11 @@ from jupyter_server.extension.application import ExtensionApp
 from jupyter_server.serverapp import ServerApp
 
 from samovar_handlers.base import SERVICES, Services
-from samovar_handlers.routes import tornado_handlers
+from samovar_handlers.forward import Forwarding
+from samovar_handlers.routes import forwarding_handlers, tornado_handlers
 from samovar_server import __version__
 from samovar_server.discovery import DiscoveryFile, local_v1_url
+from samovar_server.forwarding import SharedService
 from samovar_server.relay import Relay
 from samovar_server.workbench import Workbench
 
@@ -38,21 +40,26 @@ jupyter lab                             # has the routes, too
     serverapp_config = {"open_browser": False}  # noqa: RUF012
 
     def initialize_settings(self) -> None:
-        """Build the workbench and what the routes need beside it."""
-        self.workbench = Workbench(parent=self)
-        self.relay = Relay()
+        """Build what the routes need: a workbench, unless the users of a Hub share one elsewhere."""
         self.discovery = DiscoveryFile()
         # In memory only, new in each process; Jupyter itself does not accept it anywhere.
         self.token = secrets.token_urlsafe(32)
+        self.shared = SharedService.given(os.environ)
+        if self.shared is not None:
+            self.settings[SERVICES] = Forwarding(token=self.token, shared=self.shared)
+            return
+        self.workbench = Workbench(parent=self)
+        self.relay = Relay()
         self.settings[SERVICES] = Services(token=self.token, workbench=self.workbench, relay=self.relay)
 
     def initialize_handlers(self) -> None:
         """Mount the routes below Jupyter's base URL."""
-        self.handlers.extend(tornado_handlers())
+        self.handlers.extend(tornado_handlers() if self.shared is None else forwarding_handlers())
 
     async def _start_jupyter_server_extension(self, serverapp: ServerApp) -> None:
         # Jupyter calls this when its port is known and before a kernel can be started.
-        await self.workbench.start()
+        if self.shared is None:
+            await self.workbench.start()
         self._publish(serverapp)
 
     def _publish(self, serverapp: ServerApp) -> None:
@@ -74,10 +81,15 @@ jupyter lab                             # has the routes, too
             )
             return
         self.log.info("samovar: models are served at %s", url)
+        if self.shared is not None:
+            self.log.info("samovar: they run in the service at %s", self.shared.url)
 
     def current_activity(self) -> dict[str, Any] | None:
         """What keeps an otherwise idle server from shutting itself down: requests that run."""
-        in_flight = sum(model.in_flight for model in self.workbench.loaded())
+        if self.shared is not None:
+            in_flight = self.shared.in_flight
+        else:
+            in_flight = sum(model.in_flight for model in self.workbench.loaded())
         return {"requests": in_flight} if in_flight else None
 
     async def stop_extension(self) -> None:
@@ -85,5 +97,8 @@ jupyter lab                             # has the routes, too
         try:
             self.discovery.remove()
         finally:
-            await self.workbench.stop()
-            await self.relay.close()
+            if self.shared is not None:
+                await self.shared.close()
+            else:
+                await self.workbench.stop()
+                await self.relay.close()

@@ -17,6 +17,7 @@ from samovar_handlers.downloads import (
 )
 from samovar_handlers.embeddings import EmbeddingsHandler
 from samovar_handlers.events import EventsHandler
+from samovar_handlers.forward import ForwardHandler
 from samovar_handlers.models import (
     EstimateHandler,
     InventoryHandler,
@@ -64,6 +65,11 @@ def tornado_handlers() -> list[tuple[str, type[GuardedHandler], dict[str, Any]]]
         for path, handler in ROUTES
     ]
     return [*handlers, (r"/v1/.*", UnknownRouteHandler, {})]
+
+
+def forwarding_handlers() -> list[tuple[str, type[GuardedHandler], dict[str, Any]]]:
+    """The routes of a server that forwards. Whether it answers itself is all that it says by itself."""
+    return [(_pattern("/v1/health"), HealthHandler, {}), (r"/v1(/.*)?", ForwardHandler, {})]
 
 
 def _pattern(path: str) -> str:

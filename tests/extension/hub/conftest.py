@@ -47,15 +47,20 @@ def hub_auth(hub: FakeHub) -> HubAuth:
 
 
 @pytest.fixture
-def workbench(jp_asyncio_loop: Any) -> Iterator[FakeWorkbench]:
+def worker(jp_asyncio_loop: Any) -> Iterator[FakeWorker]:
     async def start() -> tuple[FakeWorker, HTTPServer]:
         worker = FakeWorker()
         return worker, worker.start()
 
     worker, server = jp_asyncio_loop.run_until_complete(start())
-    yield FakeWorkbench(worker.url)
+    yield worker
     server.stop()
     jp_asyncio_loop.run_until_complete(server.close_all_connections())
+
+
+@pytest.fixture
+def workbench(worker: FakeWorker) -> FakeWorkbench:
+    return FakeWorkbench(worker.url)
 
 
 @pytest.fixture
@@ -66,8 +71,8 @@ def service(workbench: FakeWorkbench, hub_auth: HubAuth) -> web.Application:
 
 
 @pytest.fixture
-def client(jp_asyncio_loop: Any, service: web.Application) -> Iterator[httpx.AsyncClient]:
-    """A client of ada's whose paths are relative to the service's /v1."""
+def service_url(jp_asyncio_loop: Any, service: web.Application) -> Iterator[str]:
+    """The URL of the service's /v1."""
 
     async def start() -> tuple[HTTPServer, str]:
         (socket,) = bind_sockets(0, "127.0.0.1")
@@ -76,12 +81,18 @@ def client(jp_asyncio_loop: Any, service: web.Application) -> Iterator[httpx.Asy
         return server, f"http://127.0.0.1:{socket.getsockname()[1]}{PREFIX}v1"
 
     async def stop() -> None:
-        await client.aclose()
         server.stop()
         await server.close_all_connections()
 
     server, url = jp_asyncio_loop.run_until_complete(start())
-    headers = {"Authorization": "Bearer adas-token"}
-    client = httpx.AsyncClient(base_url=url, headers=headers, timeout=20, trust_env=False)
-    yield client
+    yield url
     jp_asyncio_loop.run_until_complete(stop())
+
+
+@pytest.fixture
+def client(jp_asyncio_loop: Any, service_url: str) -> Iterator[httpx.AsyncClient]:
+    """A client of ada's whose paths are relative to the service's /v1."""
+    headers = {"Authorization": "Bearer adas-token"}
+    client = httpx.AsyncClient(base_url=service_url, headers=headers, timeout=20, trust_env=False)
+    yield client
+    jp_asyncio_loop.run_until_complete(client.aclose())

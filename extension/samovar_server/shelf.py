@@ -15,8 +15,10 @@ from huggingface_hub import constants, scan_cache_dir
 
 from samovar_server.errors import Conflict, InvalidRequest, LoadFailed, ModelNotFound
 from samovar_server.inventory.catalogue import Stored, StoredFile, catalogue, total_size
+from samovar_server.inventory.cleaning import Cleaning, clean
+from samovar_server.inventory.conversions import conversion_of
 from samovar_server.inventory.gguf_names import tag_of
-from samovar_server.inventory.partials import Partial, list_partials, remove_partials
+from samovar_server.inventory.leftovers import Leftover, list_leftovers
 from samovar_server.inventory.references import ModelReference, parse_reference
 from samovar_server.loader.estimate import parameter_count, read_shape
 from samovar_server.loader.gguf import read_header
@@ -28,10 +30,14 @@ Key = tuple[tuple[str, int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """A line of the inventory: the model, and what its own files say of it."""
+    """A line of the inventory: the model, what its own files say of it, and what was made of it.
+
+    `conversion` is the folder with the safetensors that were made of a model in GGUF, and its bytes.
+    """
 
     stored: Stored
     details: Mapping[str, Any]
+    conversion: tuple[Path, int] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As API.md has it. `last_used` is when its files were last read, in Unix seconds."""
@@ -50,16 +56,23 @@ class StoredModel:
             "revision": stored.revision,
             "complete": stored.complete,
             "source": stored.source,
+            "conversion": self._conversion_as_json(),
             "last_used": max((file.accessed for file in stored.files), default=None),
         }
+
+    def _conversion_as_json(self) -> dict[str, Any] | None:
+        if self.conversion is None:
+            return None
+        path, size = self.conversion
+        return {"path": str(path), "size_bytes": size}
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """All of it. Sizes count what models share once; partials are what downloads have left."""
+    """All of it. Sizes count what models share once."""
 
     models: tuple[StoredModel, ...]
-    partials: tuple[Partial, ...]
+    leftovers: tuple[Leftover, ...]
 
     @property
     def total_size(self) -> int:
@@ -68,25 +81,49 @@ class Inventory:
 
 
 class Shelf:
-    """The model folders and the Hugging Face cache. Methods read the disk; threads may share it."""
+    """The model folders, the Hugging Face cache, and the folder of what was converted from GGUF.
 
-    def __init__(self, folders: Sequence[Path], aliases: Mapping[str, str]) -> None:
+    Methods read the disk; threads may share it.
+    """
+
+    def __init__(self, folders: Sequence[Path], aliases: Mapping[str, str], conversions: Path) -> None:
         self._folders = folders
+        self._conversions = conversions
         self._aliases = aliases
         self._known: dict[Path, tuple[Key, Mapping[str, Any]]] = {}
         self._lock = threading.Lock()
 
     def inventory(self) -> Inventory:
         """Look at the disk; headers are read again only of files that have changed."""
-        models = tuple(StoredModel(stored, self._details(stored)) for stored in catalogue(self._folders))
-        return Inventory(models, tuple(list_partials(self._folders)))
+        found = catalogue(self._folders)
+        made = {stored.path: folder for stored in found if (folder := self._conversion(stored)) is not None}
+        models = tuple(
+            StoredModel(stored, self._details(stored), _with_size(made.get(stored.path))) for stored in found
+        )
+        leftovers = list_leftovers(self._folders, self._conversions, set(made.values()))
+        return Inventory(models, tuple(leftovers))
 
-    def clean(self, *, before: float) -> list[Partial]:
-        """Remove what downloads have left that nobody has written to since `before` (Unix seconds)."""
-        return remove_partials(self._folders, before=before)
+    def clean(self, *, before: float, busy: Collection[str], dry_run: bool = False) -> Cleaning:
+        """Remove leftovers that nobody has written to since `before` (Unix seconds).
+
+        `busy` are the names of models whose downloads wait: what has come of them stays. With `dry_run`
+        nothing is removed.
+        """
+        current = {
+            folder for stored in catalogue(self._folders) if (folder := self._conversion(stored)) is not None
+        }
+        old = [
+            left
+            for left in list_leftovers(self._folders, self._conversions, current)
+            if left.modified < before and not any(f"/{left.model}".endswith(f"/{name}") for name in busy)
+        ]
+        return clean(old, dry_run=dry_run)
 
     def find(self, text: str) -> list[Path]:
-        """The folders or files that deleting `text` would remove. Raises InvalidRequest, ModelNotFound."""
+        """The folders or files that deleting `text` would remove, with what was converted from them.
+
+        Raises InvalidRequest, ModelNotFound.
+        """
         reference = parse_reference(text, self._aliases)
         wanted = [model for model in catalogue(self._folders) if _is_meant(model, reference)]
         if not wanted:
@@ -99,9 +136,10 @@ class Shelf:
                 f"One file of a repo in the Hugging Face cache cannot be deleted: delete {reference.name}.",
                 param="model",
             )
+        converted = [folder for model in wanted if (folder := self._conversion(model)) is not None]
         if reference.file is not None:
-            return [file.path for model in wanted for file in model.files]
-        return list(dict.fromkeys((model.folder or model.path) for model in wanted))
+            return [*(file.path for model in wanted for file in model.files), *converted]
+        return [*dict.fromkeys((model.folder or model.path) for model in wanted), *converted]
 
     def delete(self, paths: Sequence[Path], resident: Collection[Path]) -> int:
         """Remove what `find` has found, and say how many bytes are free now.
@@ -127,6 +165,13 @@ class Shelf:
             freed += sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         return freed
+
+    def _conversion(self, stored: Stored) -> Path | None:
+        """The safetensors that were made of a model in GGUF, if they were."""
+        if stored.kind != "gguf" or not stored.files:
+            return None
+        folder = conversion_of(stored.files[0].path, self._conversions)
+        return folder if folder.is_dir() else None
 
     def _details(self, stored: Stored) -> Mapping[str, Any]:
         key = tuple((str(file.path), file.modified_ns, file.size) for file in stored.files)
@@ -169,6 +214,12 @@ def _read_details(stored: Stored) -> Mapping[str, Any]:
         for file in stored.files:
             with suppress(OSError):  # another user's file
                 os.utime(file.path, ns=(int(file.accessed * 1e9), file.modified_ns))
+
+
+def _with_size(folder: Path | None) -> tuple[Path, int] | None:
+    if folder is None:
+        return None
+    return folder, sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _is_meant(model: Stored, reference: ModelReference) -> bool:

@@ -42,6 +42,7 @@ from samovar_server.downloader.jobs import Downloads
 from samovar_server.downloader.store import JobStore
 from samovar_server.errors import BackendUnavailable, HubUnavailable, ModelNotFound, SamovarError
 from samovar_server.events import EventBus
+from samovar_server.inventory.cleaning import Cleaning
 from samovar_server.inventory.references import ResolvedModel, list_models, parse_reference, resolve
 from samovar_server.loader.devices import NvidiaGpus
 from samovar_server.loader.estimate import PROCESS_BYTES
@@ -196,12 +197,12 @@ class Workbench(LoggingConfigurable):
         2, min=1, help="Downloads of models that run at the same time; further ones wait for their turn."
     ).tag(config=True)
 
-    keep_partials_days = Float(
+    keep_leftovers_days = Float(
         30.0,
         min=0.0,
         help="""
-        Days after which the parts of downloads that were given up are removed, when the server starts.
-        0: never.
+        Days after which leftovers are removed when the server starts: the parts of downloads that were
+        given up, and what no model refers to. 0: never.
         """,
     ).tag(config=True)
 
@@ -217,11 +218,12 @@ class Workbench(LoggingConfigurable):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._folders = [Path(folder).expanduser() for folder in self.model_folders]
+        conversions = Path(jupyter_data_dir()) / "samovar" / "converted"
         own_engine = TransformersBackend(
             command=self.worker_command,
             slots=self.slots,
             max_queue=self.max_queue,
-            conversions=Path(jupyter_data_dir()) / "samovar" / "converted",
+            conversions=conversions,
         )
         self._own_engine = own_engine
         vllm = VllmBackend(self.vllm_command, self.vllm_arguments, lambda: self._machine.memory())
@@ -257,7 +259,7 @@ class Workbench(LoggingConfigurable):
             self.aliases,
         )
         """Models on their way to this machine."""
-        self._shelf = Shelf(self._folders, self.aliases)
+        self._shelf = Shelf(self._folders, self.aliases, conversions)
         self._collector = CacheCollector(self.stats, self.loaded)
         self._preloading: asyncio.Task[None] | None = None
 
@@ -301,9 +303,8 @@ class Workbench(LoggingConfigurable):
             self._loader.start_spare()
         self._collector.register()
         self.downloads.jobs.start()
-        if self.keep_partials_days:
-            before = time.time() - self.keep_partials_days * 86_400
-            await asyncio.to_thread(self._shelf.clean, before=before)
+        if self.keep_leftovers_days:
+            await self.clean(older_than_days=self.keep_leftovers_days)
         self._preloading = asyncio.create_task(self._preload())
 
     async def stop(self) -> None:
@@ -452,8 +453,20 @@ class Workbench(LoggingConfigurable):
         return self._cache.stats()
 
     async def inventory(self) -> Inventory:
-        """Every model on disk, complete or not, and what downloads have left. Reads the disk."""
+        """Every model on disk, complete or not, and what takes space beside them. Reads the disk."""
         return await asyncio.to_thread(self._shelf.inventory)
+
+    async def clean(self, *, older_than_days: float = 0.0, dry_run: bool = False) -> Cleaning:
+        """Remove what takes space and is no model, unless somebody has written to it since, or works on it.
+
+        With `dry_run` it is only told what would go.
+        """
+        return await asyncio.to_thread(
+            self._shelf.clean,
+            before=time.time() - older_than_days * 86_400,
+            busy=self.downloads.busy(),
+            dry_run=dry_run,
+        )
 
     async def delete(self, model: str) -> int:
         """Take a model, or one revision of it, off the disk; the bytes that are free now.

@@ -14,7 +14,13 @@ from samovar_server.cache.records import LoadedModel
 from samovar_server.errors import ModelNotFound
 from samovar_server.loader.options import ProgressCallback
 from samovar_server.protocol.fields import parse
-from samovar_server.protocol.models import EstimateRequest, LoadRequest, UnloadAllRequest, UnloadRequest
+from samovar_server.protocol.models import (
+    CleanRequest,
+    EstimateRequest,
+    LoadRequest,
+    UnloadAllRequest,
+    UnloadRequest,
+)
 from samovar_server.workbench import ModelCard
 
 
@@ -73,7 +79,7 @@ class InventoryHandler(SamovarHandler):
 
     @web.authenticated
     async def get(self) -> None:
-        """List every model on disk with its files, complete or not, and what downloads have left."""
+        """List every model on disk with its files, complete or not, and what takes space beside them."""
         inventory = await self.workbench.inventory()
         total = inventory.total_size
         self.finish(
@@ -82,9 +88,25 @@ class InventoryHandler(SamovarHandler):
                 "total_models": len(inventory.models),
                 "total_size_bytes": total,
                 "total_size_gb": total / 1e9,
-                "partials": [
-                    {**asdict(partial), "path": str(partial.path)} for partial in inventory.partials
-                ],
+                "leftovers": [left.as_json() for left in inventory.leftovers],
+            }
+        )
+
+
+class CleanHandler(SamovarHandler):
+    """Freeing disk space that no model needs."""
+
+    @web.authenticated
+    async def post(self) -> None:
+        """Remove parts of downloads that were given up, and what no model refers to; or say what would go."""
+        request = parse(CleanRequest, self.json_body()) if self.request.body else CleanRequest()
+        done = await self.workbench.clean(older_than_days=request.older_than_days, dry_run=request.dry_run)
+        self.finish(
+            {
+                "removed": [left.as_json() for left in done.removed],
+                "in_use": [left.as_json() for left in done.in_use],
+                "freed_bytes": done.freed_bytes,
+                "dry_run": request.dry_run,
             }
         )
 

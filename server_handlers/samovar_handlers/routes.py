@@ -19,6 +19,7 @@ from samovar_handlers.embeddings import EmbeddingsHandler
 from samovar_handlers.events import EventsHandler
 from samovar_handlers.forward import ForwardHandler
 from samovar_handlers.models import (
+    CleanHandler,
     EstimateHandler,
     InventoryHandler,
     LoadedHandler,
@@ -54,6 +55,7 @@ ROUTES: list[tuple[str, type[GuardedHandler]]] = [
     ("/v1/models/verify-repo", VerifyRepoHandler),
     ("/v1/models/search", SearchHandler),
     ("/v1/models/inventory", InventoryHandler),
+    ("/v1/models/clean", CleanHandler),
     ("/v1/models/{id}", ModelHandler),  # after the fixed names: an id may be any path
 ]
 

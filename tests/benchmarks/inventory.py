@@ -37,7 +37,7 @@ def main() -> None:
         constants.HF_HUB_CACHE = str(Path(place, "hub"))
         for number in range(MODELS):
             make(folder / "org" / f"model-{number}")
-        shelf = Shelf([folder], {})
+        shelf = Shelf([folder], {}, Path(place, "converted"))
         seconds = []
         for _ in range(REPEATS + 1):
             began = time.perf_counter()

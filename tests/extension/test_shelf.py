@@ -11,9 +11,13 @@ from huggingface_hub import constants, scan_cache_dir
 
 from samovar_server import shelf as shelf_module
 from samovar_server.errors import Conflict, InvalidRequest, ModelNotFound
-from samovar_server.inventory.partials import PARTIAL_SUFFIX
+from samovar_server.inventory.conversions import conversion_of
+from samovar_server.inventory.leftovers import PARTIAL_SUFFIX
+from samovar_server.inventory.locks import folder_lock
 from samovar_server.shelf import Shelf
-from tests.fakes.folders import COMMIT
+from tests.fakes.folders import COMMIT, gguf_files
+
+NOW = 1e12
 
 OTHER = "f" * 40
 CONFIG = {"max_position_embeddings": 64, "dtype": "float32"}
@@ -37,8 +41,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def shelf(folder: Path, cache: Path) -> Shelf:
-    return Shelf([folder], {"demo": "org/tiny"})
+def shelf(folder: Path, cache: Path, tmp_path: Path) -> Shelf:
+    return Shelf([folder], {"demo": "org/tiny"}, tmp_path / "converted")
 
 
 def make_model(path: Path) -> Path:
@@ -183,6 +187,29 @@ def test_what_cannot_be_deleted(shelf: Shelf, folder: Path, cache: Path) -> None
         shelf.find("../models")
 
 
+@pytest.fixture
+def converted(tmp_path: Path) -> Path:
+    """The conversion of a model in GGUF that is there, and that of one that is not."""
+    (gguf,) = gguf_files(tmp_path / "models" / "g", "m-Q4_0.gguf")
+    folder = make_model(conversion_of(gguf, tmp_path / "converted"))
+    make_model(tmp_path / "converted" / "gone-Q4_0-0123")
+    return folder
+
+
+def test_what_was_converted_is_listed_with_its_model_and_removed_with_it(
+    shelf: Shelf, converted: Path
+) -> None:
+    assert told(shelf)["g:Q4_0"]["conversion"] == {
+        "path": str(converted),
+        "size_bytes": sum(file.stat().st_size for file in converted.iterdir()),
+    }
+    (left,) = shelf.inventory().leftovers
+    assert (left.kind, left.path.name) == ("conversion", "gone-Q4_0-0123")
+    assert {left.path.name for left in shelf.clean(before=NOW, busy=()).removed} == {"gone-Q4_0-0123"}
+    shelf.delete(shelf.find("g:Q4_0"), resident=[])
+    assert list(converted.parent.iterdir()) == [folder_lock(converted.with_name("gone-Q4_0-0123"))]
+
+
 def test_what_downloads_left_is_listed_and_cleaned_by_age(shelf: Shelf, folder: Path, cache: Path) -> None:
     blobs = cache / "models--org--tiny" / "blobs"
     blobs.mkdir(parents=True)
@@ -193,13 +220,13 @@ def test_what_downloads_left_is_listed_and_cleaned_by_age(shelf: Shelf, folder: 
         path.write_bytes(b"12345")
     for path in (old, hidden / "part"):
         os.utime(path, (1000.0, 1000.0))
-    left = shelf.inventory().partials
-    assert {(partial.path, partial.model, partial.size_bytes) for partial in left} == {
-        (old, "org/tiny", 5),
-        (new, "org/tiny", 5),
-        (hidden, "org/b", 5),
+    left = shelf.inventory().leftovers
+    assert {(each.kind, each.path, each.model, each.size_bytes) for each in left} == {
+        ("partial", old, "org/tiny", 5),
+        ("partial", new, "org/tiny", 5),
+        ("partial", hidden, "org/b", 5),
     }
-    assert {partial.path for partial in shelf.clean(before=2000.0)} == {old, hidden}
+    assert {left.path for left in shelf.clean(before=2000.0, busy=["tiny"]).removed} == {hidden}
+    assert {left.path for left in shelf.clean(before=2000.0, busy=[]).removed} == {old}
     assert new.exists()
     assert not old.exists()
-    assert not hidden.exists()

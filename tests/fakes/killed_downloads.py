@@ -21,7 +21,7 @@ from typing import Literal
 
 from huggingface_hub import snapshot_download
 
-from samovar_server.inventory.partials import PARTIAL_SUFFIX
+from samovar_server.inventory.leftovers import PARTIAL_SUFFIX
 from tests.fakes.fake_hub import PIECE, FakeHub, serving
 
 Victim = Literal["fetcher", "server"]

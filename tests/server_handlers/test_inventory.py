@@ -20,7 +20,7 @@ def folder(
     jp_asyncio_loop: Any, workbench: FakeWorkbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Path]:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    workbench._shelf = Shelf([tmp_path / "models"], {})
+    workbench._shelf = Shelf([tmp_path / "models"], {}, tmp_path / "converted")
     make_model(tmp_path / "models" / "a")
     cache_snapshot(tmp_path / "hub", "org/b")
     workbench.downloads.jobs.start()
@@ -33,7 +33,7 @@ async def test_inventory(client: httpx.AsyncClient, folder: Path) -> None:
     assert [model["model_name"] for model in told["models"]] == ["a", "org/b"]
     assert told["total_models"] == 2
     assert told["total_size_bytes"] == sum(model["total_size_bytes"] for model in told["models"])
-    assert told["partials"] == []
+    assert told["leftovers"] == []
     assert told["models"][0]["model_path"] == str(folder / "a")
 
 
@@ -45,6 +45,32 @@ async def test_delete(client: httpx.AsyncClient, folder: Path) -> None:
     assert (await client.delete("/models/org/b")).status_code == 200
     assert (await client.get("/models/inventory")).json()["models"] == []
     assert (await client.delete("/models/a")).json()["error"]["code"] == "model_not_found"
+
+
+async def test_clean(
+    client: httpx.AsyncClient,
+    workbench: FakeWorkbench,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    blobs = tmp_path / "hub" / "models--org--b" / "blobs"
+    blobs.mkdir()
+    (blobs / "orphan").write_bytes(b"12345")
+    (left,) = (await client.get("/models/inventory")).json()["leftovers"]
+    assert (left["kind"], left["model"], left["size_bytes"]) == ("orphan", "org/b", 5)
+    told = (await client.post("/models/clean", json={"dry_run": True})).json()
+    assert told == {"removed": [left], "in_use": [], "freed_bytes": 5, "dry_run": True}
+    assert (await client.post("/models/clean", json={"older_than_days": 1})).json()["removed"] == []
+    with monkeypatch.context() as patch:
+        busy = Job("1", Wanted("org/b"), "org/b", 0.0, status="pending")
+        patch.setattr(workbench.downloads.jobs, "all", lambda: [busy])
+        assert (await client.post("/models/clean")).json()["removed"] == []
+    assert (await client.post("/models/clean")).json()["removed"] == [left]
+    assert (await client.get("/models/inventory")).json()["leftovers"] == []
+    for body, param in (({"older_than_days": -1}, "older_than_days"), ({"all": True}, "all")):
+        answer = await client.post("/models/clean", json=body)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
 async def test_what_is_in_memory_or_on_its_way_is_not_deleted(

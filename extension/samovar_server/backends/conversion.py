@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import sys
 from pathlib import Path
 
 from samovar_server.errors import LoadFailed
+from samovar_server.inventory.conversions import conversion_of
 from samovar_server.inventory.references import ResolvedModel
 from samovar_server.inventory.scan import is_complete
 from samovar_server.loader.child import ChildProcess
@@ -20,16 +20,9 @@ COMMAND = (sys.executable, "-P", "-m", "samovar_server.downloader.tied", "samova
 log = logging.getLogger(__name__)
 
 
-def converted_folder(model: ResolvedModel, conversions: Path) -> Path:
-    """Where the safetensors of the GGUF file of `model` are kept; another one when the file changes."""
-    stat = model.path.stat()
-    made_of = f"{model.path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}"
-    return conversions / f"{model.path.stem}-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}"
-
-
 async def convert(model: ResolvedModel, conversions: Path, report: ProgressCallback) -> None:
     """Make the folder, unless it is there. LoadFailed tells why it cannot be made."""
-    folder = converted_folder(model, conversions)
+    folder = conversion_of(model.path, conversions)
     if is_complete(folder):
         return
     report(LoadProgress("converting", 0.0))

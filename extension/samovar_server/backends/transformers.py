@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from samovar_server.backends.base import Routes
-from samovar_server.backends.conversion import convert, converted_folder
+from samovar_server.backends.conversion import convert
 from samovar_server.backends.devices import choose_device, has_cuda_build
 from samovar_server.errors import BackendUnavailable, InvalidRequest
+from samovar_server.inventory.conversions import conversion_of
 from samovar_server.inventory.references import ResolvedModel
 from samovar_server.loader.estimate import (
     DTYPE_BYTES,
@@ -130,7 +131,7 @@ class TransformersBackend:
         )
 
     def _folder(self, model: ResolvedModel) -> Path:
-        return converted_folder(model, self._conversions) if model.is_gguf else model.path
+        return conversion_of(model.path, self._conversions) if model.is_gguf else model.path
 
 
 def _gguf_shape(model: ResolvedModel) -> ModelShape:

@@ -74,8 +74,12 @@ class DownloadDesk:
     def require_idle(self, model: str) -> None:
         """Raise Conflict while `model` is being downloaded."""
         name = parse_reference(model, self._aliases).name
-        if any(job.is_active and job.wanted.reference == name for job in self.jobs.all()):
+        if name in self.busy():
             raise Conflict(f"{name} is being downloaded: cancel that first, then delete it.")
+
+    def busy(self) -> set[str]:
+        """The models whose downloads run or wait, those of this user's other servers too."""
+        return {job.wanted.reference for job in self.jobs.all() if job.is_active}
 
     def _meant(self, url: str, wanted: Wanted) -> Wanted:
         """The wish with the repo, the revision and the quantization that `url` may name."""

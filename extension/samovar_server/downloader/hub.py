@@ -18,7 +18,8 @@ from samovar_server.downloader.plan import INDEX, SINGLE, Choice, Plan, RepoFile
 from samovar_server.downloader.progress import Planned, Reporter
 from samovar_server.downloader.staging import Provenance
 from samovar_server.downloader.tally import Tally
-from samovar_server.inventory.partials import PARTIAL_SUFFIX
+from samovar_server.inventory.leftovers import PARTIAL_SUFFIX
+from samovar_server.inventory.locks import at_work, blob_lock
 from samovar_server.inventory.scan import is_complete
 
 
@@ -32,19 +33,19 @@ def plan(repo: str, revision: str | None, choice: Choice, reporter: Reporter) ->
 
 def into_cache(wanted: Plan, reporter: Reporter) -> Path:
     """Fetch into the Hugging Face cache; the snapshot's folder."""
-    cache = Path(constants.HF_HUB_CACHE)
-    folder = cache / f"models--{wanted.repo.name.replace('/', '--')}"
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{wanted.repo.name.replace('/', '--')}"
 
     def task(file: RepoFile) -> Task:
         blob = folder / "blobs" / file.digest
         # The lock that huggingface_hub takes for this blob: its downloads and ours wait for each other.
-        lock = cache / ".locks" / folder.name / f"{file.digest}.lock"
+        lock = blob_lock(folder, file.digest)
         return Task(file, _url(wanted, file), blob.with_name(blob.name + PARTIAL_SUFFIX), blob, lock)
 
-    _fetch(wanted, [task(file) for file in wanted.files], reporter)
-    with reporter.phase("saving", "making it known to the Hugging Face cache"):
-        _link(wanted)
-        _name_revision(wanted, folder)
+    with at_work(folder):
+        _fetch(wanted, [task(file) for file in wanted.files], reporter)
+        with reporter.phase("saving", "making it known to the Hugging Face cache"):
+            _link(wanted)
+            _name_revision(wanted, folder)
     snapshot = folder / "snapshots" / wanted.repo.commit
     _require_complete(wanted, snapshot)
     return snapshot

@@ -21,7 +21,8 @@ from filelock import FileLock, Timeout
 
 from samovar_server.downloader.failures import PullFailed, not_enough_space
 from samovar_server.downloader.progress import INTERVAL_SECONDS, Progress, Reporter
-from samovar_server.inventory.partials import PARTIAL_SUFFIX
+from samovar_server.inventory.leftovers import PARTIAL_SUFFIX, WORK_PREFIX
+from samovar_server.inventory.locks import folder_lock
 from samovar_server.inventory.scan import PROVENANCE_FILE
 
 
@@ -40,7 +41,7 @@ class Provenance:
 def exclusive(target: Path, reporter: Reporter) -> Iterator[None]:
     """Hold the lock of `target`, after whoever has it; what dead processes left is removed."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(target.parent / f".{target.name}.lock")
+    lock = FileLock(folder_lock(target))
     while True:
         try:
             lock.acquire(timeout=INTERVAL_SECONDS)
@@ -83,7 +84,7 @@ def kept_folder(target: Path) -> Iterator[Path]:
 
 
 def _work_prefix(target: Path) -> str:
-    return f".{target.name}.partial-"
+    return f".{target.name}{WORK_PREFIX}"
 
 
 def require_space(folder: Path, needed: int) -> None:

@@ -1,4 +1,4 @@
-"""The bodies of `POST /v1/models/load`, `estimate`, `unload` and `unload-all`, checked."""
+"""The bodies of `POST /v1/models/load`, `estimate`, `unload`, `unload-all` and `clean`, checked."""
 
 from __future__ import annotations
 
@@ -37,3 +37,12 @@ class UnloadRequest(UnloadAllRequest):
     model: Annotated[str, Field(min_length=1)]
     backend: str | None = None
     device: str | None = None
+
+
+class CleanRequest(BaseModel):
+    """Removing what takes disk space and is no model; `dry_run` only asks what would go."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    older_than_days: Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False)] = 0.0
+    dry_run: bool = False

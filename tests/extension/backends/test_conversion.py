@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from samovar_server.backends import conversion
-from samovar_server.backends.conversion import convert, converted_folder
+from samovar_server.backends.conversion import convert
 from samovar_server.backends.transformers import TransformersBackend
 from samovar_server.errors import LoadFailed
+from samovar_server.inventory.conversions import conversion_of
 from samovar_server.inventory.references import ResolvedModel
 from samovar_server.loader.options import LoadOptions, LoadProgress
 from tests.fakes.gguf import resolved, write_gguf
@@ -43,14 +44,14 @@ async def test_it_is_done_once_for_a_file(
     run(monkeypatch, MAKE)
     steps: list[LoadProgress] = []
     await convert(model, tmp_path / "out", steps.append)
-    folder = converted_folder(model, tmp_path / "out")
+    folder = conversion_of(model.path, tmp_path / "out")
     assert (folder / "model.safetensors").read_text() == str(model.path.stat().st_size)
     assert [step.phase for step in steps] == ["converting"]
     run(monkeypatch, "raise SystemExit(1)")
     await convert(model, tmp_path / "out", steps.append)
     assert len(steps) == 1
     write_gguf(model.path, elements=1280)
-    assert converted_folder(model, tmp_path / "out") != folder
+    assert conversion_of(model.path, tmp_path / "out") != folder
 
 
 async def test_the_engine_loads_what_was_made(model: ResolvedModel, tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ async def test_the_engine_loads_what_was_made(model: ResolvedModel, tmp_path: Pa
     plan = backend.plan(model, LoadOptions(), {"cpu": 10**12})
     assert plan.memory.weights_bytes == 640 * 4
     assert plan.memory.kv_bytes_per_token == 4 * 2 * 32 * 4
-    assert backend.spec(plan, "s").model_path == str(converted_folder(model, tmp_path / "out"))
+    assert backend.spec(plan, "s").model_path == str(conversion_of(model.path, tmp_path / "out"))
     assert plan.identity == str(model.path)
 
 

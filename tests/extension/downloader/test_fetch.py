@@ -16,7 +16,8 @@ from samovar_server.downloader.failures import PullFailed, SourceUnavailable
 from samovar_server.downloader.plan import Choice
 from samovar_server.downloader.retry import Backoff, asked_pause
 from samovar_server.downloader.tally import Tally
-from samovar_server.inventory.partials import PARTIAL_SUFFIX
+from samovar_server.inventory.cleaning import Cleaning, clean
+from samovar_server.inventory.leftovers import PARTIAL_SUFFIX, list_leftovers
 from samovar_server.inventory.scan import list_models
 from tests.extension.downloader.conftest import FILES, PATIENCE, WANTED, WEIGHTS, Recorder
 from tests.fakes.fake_hub import PIECE, FakeHub, Fault
@@ -284,6 +285,23 @@ def test_two_at_once_fetch_each_file_once(
     thread.join()
     assert failures == []
     assert sorted(fake_hub.fetched) == sorted(WANTED)
+    assert_whole(monkeypatch)
+
+
+def test_what_a_running_download_has_brought_is_not_cleaned_away(
+    fake_hub: FakeHub, reporter: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "PARALLEL_FILES", 1)  # so that whole blobs lie there without a name
+    tried: list[Cleaning] = []
+
+    def tidy(name: str, position: int) -> None:
+        if name == NAME:
+            tried.append(clean(list_leftovers([], tmp_path / "converted", ())))
+
+    fake_hub.on_piece = tidy
+    bring(reporter)
+    assert {left.kind for cleaning in tried for left in cleaning.in_use} == {"orphan", "partial"}
+    assert [cleaning.removed for cleaning in tried] == [()] * len(tried)
     assert_whole(monkeypatch)
 
 

@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "samovar_server.discovery": set(),
     "samovar_server.events": set(),
     "samovar_server.forwarding": {"samovar_server.errors"},
-    "samovar_server.metrics": {"samovar_server.cache.records"},
+    "samovar_server.metrics": {"samovar_server.cache.records", "samovar_server.downloader.job"},
     "samovar_server.inventory": {"samovar_server.errors"},
     "samovar_server.protocol": {"samovar_server.errors", "samovar_server.loader.options"},
     "samovar_server.loader": {

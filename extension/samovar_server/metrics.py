@@ -1,8 +1,8 @@
 """What Prometheus reads of samovar, in Jupyter's own `/metrics`.
 
-Counters and times are kept here; what the cache knows anyway (hits, memory, queues) is asked of it when
-Prometheus asks. Labels are model names, of which at most MAX_MODELS are told apart, since each is a time
-series for ever; no label holds anything that a client made up.
+Counters and times are kept here; what the cache and the downloads know anyway (hits, memory, queues, bytes)
+is asked of them when Prometheus asks. Labels are model names, of which at most MAX_MODELS are told apart,
+since each is a time series for ever; no label holds anything that a client made up.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from samovar_server.cache.records import CacheStats, LoadedModel, ModelChange, TokensCounted
+from samovar_server.downloader.job import STATUSES, DownloadCounts
 
 MAX_MODELS = 100
 OTHERS = "(other models)"
@@ -95,12 +96,8 @@ class StreamTimer:
         self._last, self._has_begun = now, True
 
 
-class CacheCollector(Collector):
-    """Shows what the cache knows at the moment when Prometheus asks."""
-
-    def __init__(self, stats: Callable[[], CacheStats], loaded: Callable[[], Sequence[LoadedModel]]) -> None:
-        self._stats = stats
-        self._loaded = loaded
+class LiveCollector(Collector):
+    """Shows what is known anyway, at the moment when Prometheus asks."""
 
     def register(self) -> None:
         """Be shown from now on."""
@@ -113,6 +110,36 @@ class CacheCollector(Collector):
     def describe(self) -> Iterator[Metric]:
         """Nothing is known before it is asked for."""
         return iter(())
+
+
+class DownloadCollector(LiveCollector):
+    """What the server knows of its downloads. No label names a model: anybody may ask for any name."""
+
+    def __init__(self, counts: Callable[[], DownloadCounts]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        """What Prometheus gets."""
+        counts = self._counts()
+        jobs = GaugeMetricFamily("samovar_downloads", "Downloads by status.", labels=["status"])
+        for status in STATUSES:
+            jobs.add_metric([status], counts.by_status.get(status, 0))
+        failures = CounterMetricFamily("samovar_download_failures", "By what failed.", labels=["reason"])
+        for reason, count in counts.failures.items():
+            failures.add_metric([reason], count)
+        left = "Bytes still to come of the downloads that run."
+        fetched = "Bytes that came over the network, as downloads tell twice a second."
+        yield from (jobs, failures)
+        yield GaugeMetricFamily("samovar_download_left_bytes", left, value=counts.left_bytes)
+        yield CounterMetricFamily("samovar_download_fetched_bytes", fetched, value=counts.fetched_bytes)
+
+
+class CacheCollector(LiveCollector):
+    """What the cache knows of models in memory."""
+
+    def __init__(self, stats: Callable[[], CacheStats], loaded: Callable[[], Sequence[LoadedModel]]) -> None:
+        self._stats = stats
+        self._loaded = loaded
 
     def collect(self) -> Iterator[Metric]:
         """What Prometheus gets."""

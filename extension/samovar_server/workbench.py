@@ -50,7 +50,7 @@ from samovar_server.loader.loader import Loader
 from samovar_server.loader.machine import Machine
 from samovar_server.loader.options import LoadOptions, ProgressCallback
 from samovar_server.loader.plan import LoadPlan
-from samovar_server.metrics import CacheCollector, count_change, count_tokens
+from samovar_server.metrics import CacheCollector, DownloadCollector, count_change, count_tokens
 from samovar_server.shelf import Inventory, Shelf
 
 if TYPE_CHECKING:
@@ -260,7 +260,10 @@ class Workbench(LoggingConfigurable):
         )
         """Models on their way to this machine."""
         self._shelf = Shelf(self._folders, self.aliases, conversions)
-        self._collector = CacheCollector(self.stats, self.loaded)
+        self._collectors = (
+            CacheCollector(self.stats, self.loaded),
+            DownloadCollector(self.downloads.jobs.counts),
+        )
         self._preloading: asyncio.Task[None] | None = None
 
     @validate("default_ttl")
@@ -301,7 +304,8 @@ class Workbench(LoggingConfigurable):
             self.log.warning(error.message)
         else:
             self._loader.start_spare()
-        self._collector.register()
+        for collector in self._collectors:
+            collector.register()
         self.downloads.jobs.start()
         if self.keep_leftovers_days:
             await self.clean(older_than_days=self.keep_leftovers_days)
@@ -312,7 +316,8 @@ class Workbench(LoggingConfigurable):
         if self._preloading is not None:
             self._preloading.cancel()
             self._preloading = None
-            self._collector.unregister()
+            for collector in self._collectors:
+                collector.unregister()
         await self.downloads.jobs.stop()
         await self._loader.stop()
         await self._cache.close()

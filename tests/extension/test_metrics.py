@@ -7,6 +7,7 @@ from prometheus_client import REGISTRY
 
 from samovar_server import metrics
 from samovar_server.cache.records import CacheStats, DeviceMemory, LoadedModel, ModelChange, TokensCounted
+from samovar_server.downloader.job import STATUSES, DownloadCounts
 from tests.server_handlers.fakes import MODEL
 
 
@@ -93,3 +94,16 @@ def test_models_that_share_a_label_are_added_up(
     monkeypatch.setattr(metrics, "MAX_MODELS", 0)
     labels = {"model": metrics.OTHERS, "device": "cpu", "state": "ready"}
     assert value("samovar_model_memory_bytes", **labels) == 2000
+
+
+def test_what_is_known_of_downloads_is_asked_for() -> None:
+    counts = DownloadCounts({"downloading": 2, "failed": 1}, 70, 30, {"disk_full": 1})
+    collector = metrics.DownloadCollector(lambda: counts)
+    collector.register()
+    try:
+        assert [value("samovar_downloads", status=status) for status in STATUSES] == [0, 2, 0, 1, 0]
+        assert value("samovar_download_failures_total", reason="disk_full") == 1
+        assert value("samovar_download_left_bytes") == 70
+        assert value("samovar_download_fetched_bytes_total") == 30
+    finally:
+        collector.unregister()

@@ -182,6 +182,7 @@ class Fetcher:
                 file.write(data)
                 file.flush()  # what has come is the next attempt's, even after kill -9
                 digest.update(data)
+                self._tally.arrived(len(data))
                 self._tally.reached(task.file.path, file.tell())
                 unchecked += len(data)
                 if unchecked >= CHECK_SPACE_EVERY:

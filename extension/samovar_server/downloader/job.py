@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 Status = Literal["pending", "downloading", "completed", "failed", "cancelled"]
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 RATE_SECONDS = 8.0
 """The rate is that of so many latest seconds."""
@@ -144,6 +145,19 @@ def _progressed(job: Job, event: Mapping[str, Any]) -> Job:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class DownloadCounts:
+    """All downloads of one server: how many have which status, and since it started what they fetched.
+
+    `left_bytes` are still to come of those that run; `failures` counts by their codes.
+    """
+
+    by_status: Mapping[Status, int]
+    left_bytes: int
+    fetched_bytes: int
+    failures: Mapping[str, int]
+
+
 class Rate:
     """Bytes a second over the latest seconds, from pairs of a time and a count."""
 
@@ -155,6 +169,11 @@ class Rate:
         recent = [point for point in self._points if point[0] > now - RATE_SECONDS]
         before = [point for point in self._points if point[0] <= now - RATE_SECONDS]
         self._points = [*before[-1:], *recent, (now, count)]
+
+    @property
+    def latest(self) -> int:
+        """The count that was added last; 0 before the first."""
+        return self._points[-1][1] if self._points else 0
 
     def per_second(self) -> float:
         """0 until two counts are known."""

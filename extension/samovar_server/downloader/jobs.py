@@ -11,11 +11,12 @@ import json
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-from samovar_server.downloader.job import Job, Rate, Wanted, advanced, as_json, ended, queued
+from samovar_server.downloader.job import DownloadCounts, Job, Rate, Wanted, advanced, as_json, ended, queued
 from samovar_server.downloader.store import JobStore
 from samovar_server.errors import Conflict, DownloadNotFound
 
@@ -60,6 +61,8 @@ class Downloads:
         self._running: dict[str, Process] = {}
         self._rates: dict[str, Rate] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._fetched_bytes = 0
+        self._failures: Counter[str] = Counter()
 
     def start(self) -> None:
         """Go on with what a server before this one has left unfinished."""
@@ -137,6 +140,13 @@ class Downloads:
         rate = self._rates.get(job.job_id)
         return as_json(job, rate.per_second() if rate else 0.0, self._now())
 
+    def counts(self) -> DownloadCounts:
+        """How this server's downloads are, for Prometheus."""
+        jobs = self._jobs.values()
+        left = sum(job.bytes_total - job.bytes_done for job in jobs if job.status == "downloading")
+        by_status = Counter(job.status for job in jobs)
+        return DownloadCounts(by_status, left, self._fetched_bytes, dict(self._failures))
+
     def _own(self, job_id: str) -> Job:
         job = self.get(job_id)
         if job.is_active and job_id not in self._jobs:
@@ -193,7 +203,10 @@ class Downloads:
     def _take(self, job_id: str, event: Mapping[str, Any]) -> None:
         before = self._jobs[job_id]
         job = advanced(before, event, self._now())
-        self._rates[job_id].add(self._now(), job.bytes_done)
+        if event["event"] == "progress" and event["phase"] == "downloading":
+            rate, fetched = self._rates[job_id], event["bytes_fetched"]
+            self._fetched_bytes += fetched - rate.latest
+            rate.add(self._now(), fetched)
         if job.status != before.status:
             self._change(job)
         elif job != before:
@@ -206,6 +219,8 @@ class Downloads:
     def _change(self, job: Job) -> None:
         """A new status: for the disk, and for all who listen."""
         self._jobs[job.job_id] = job
+        if job.status == "failed":
+            self._failures[job.code or "unknown"] += 1
         self._opened().save(job)
         self._tell(job.status, self.shown(job))
 

@@ -30,13 +30,17 @@ class FileCount:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One step. Bytes count within the phase; 0 of 0 where nothing can be counted."""
+    """One step. Bytes count within the phase; 0 of 0 where nothing can be counted.
+
+    `bytes_fetched` are those that this process has brought over the network, not what was here before.
+    """
 
     event: ClassVar[str] = "progress"
     phase: Phase
     message: str
     bytes_done: int = 0
     bytes_total: int = 0
+    bytes_fetched: int = 0
     files_done: int = 0
     files: tuple[FileCount, ...] = ()
     """Of a repo with very many files those that are under way or still to come."""
@@ -78,6 +82,9 @@ Event = Progress | Planned | Done | Failed
 class Files(Protocol):
     """Who counts the files of a phase."""
 
+    def bytes_fetched(self) -> int:
+        """How much this process has brought over the network."""
+
     def files_done(self) -> int:
         """How many are checked and in their places."""
 
@@ -115,7 +122,7 @@ class Reporter:
         stop = threading.Event()
 
         def tell(done: int) -> None:
-            counts = (files.files_done(), files.files()) if files else (0, ())
+            counts = (files.bytes_fetched(), files.files_done(), files.files()) if files else (done, 0, ())
             self.send(Progress(phase, message, done, total, *counts))
 
         def tell_progress() -> None:

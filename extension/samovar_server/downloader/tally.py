@@ -19,6 +19,12 @@ class Tally:
         self._sizes = dict(sizes)
         self._done = dict.fromkeys(sizes, 0)
         self._finished: set[str] = set()
+        self._fetched = 0
+
+    def arrived(self, count: int) -> None:
+        """So many bytes more have come over the network."""
+        with self._lock:
+            self._fetched += count
 
     def reached(self, path: str, position: int) -> None:
         """So many bytes of the file are on disk."""
@@ -30,6 +36,11 @@ class Tally:
         with self._lock:
             self._done[path] = self._sizes[path]
             self._finished.add(path)
+
+    def bytes_fetched(self) -> int:
+        """What has come over the network, what came twice included."""
+        with self._lock:
+            return self._fetched
 
     def bytes_done(self) -> int:
         """Of all files."""

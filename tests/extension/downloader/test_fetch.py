@@ -137,6 +137,8 @@ def test_what_another_process_left_is_gone_on_with(
     bring(reporter)
     assert (NAME, 123_456) in fake_hub.ranges
     assert fake_hub.sent[NAME] == len(WEIGHTS) - 123_456
+    last = [event for event in reporter.events if event.get("phase") == "downloading"][-1]
+    assert last["bytes_total"] - last["bytes_fetched"] == 123_456
     assert_whole(monkeypatch)
 
 

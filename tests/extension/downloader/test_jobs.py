@@ -23,6 +23,7 @@ DONE = {"event": "done", "name": "org/a", "path": "/models/a", "already_there": 
 def progress(done: int, **more: Any) -> dict[str, Any]:
     files = [{"path": "a", "bytes_done": done, "bytes_total": 100, "finished": False}]
     told = {"phase": "downloading", "message": "m", "bytes_done": done, "bytes_total": 100}
+    told["bytes_fetched"] = done
     return {"event": "progress", **told, "files_done": 0, "files": files, **more}
 
 
@@ -227,6 +228,34 @@ async def test_another_server_of_the_user_sees_a_job_and_leaves_it_alone(desk: D
             other.cancel(job.job_id)
     finally:
         await other.stop()
+
+
+async def test_what_was_here_before_counts_as_done_and_not_as_fetched(desk: Desk) -> None:
+    job = desk.ask("a")
+    desk.processes[0].tell(PLANNED, progress(60, bytes_fetched=0))
+    await _told(desk, "progress")
+    desk.clock = 1002.0
+    desk.processes[0].tell(progress(80, bytes_fetched=20))
+    async with asyncio.timeout(20):
+        while desk.jobs.get(job.job_id).bytes_done < 80:
+            desk.news.clear()
+            await desk.news.wait()
+    shown = desk.jobs.shown(desk.jobs.get(job.job_id))
+    assert (shown["bytes_per_second"], shown["eta_seconds"]) == (10.0, 2.0)
+    counts = desk.jobs.counts()
+    assert (counts.fetched_bytes, counts.left_bytes) == (20, 20)
+    assert counts.by_status == {"downloading": 1}
+
+
+async def test_failures_are_counted_by_their_reasons(desk: Desk) -> None:
+    for name in ("unstartable", "unstartable", "a"):
+        desk.ask(name)
+    desk.processes[0].tell({"event": "failed", "code": "disk_full", "message": "The disk is full."})
+    desk.processes[0].end(1)
+    await desk.jobs.settled()
+    counts = desk.jobs.counts()
+    assert counts.failures == {"not_started": 2, "disk_full": 1}
+    assert counts.by_status == {"failed": 3}
 
 
 async def test_there_is_no_such_download(desk: Desk) -> None:

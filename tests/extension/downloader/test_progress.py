@@ -28,6 +28,7 @@ def test_an_event_is_a_line_of_json(reporter: Recorder) -> None:
             "message": "a\nb — 茶",
             "bytes_done": 1,
             "bytes_total": 2,
+            "bytes_fetched": 0,
             "files_done": 0,
             "files": [],
         },

@@ -11,7 +11,7 @@ import pytest
 
 from samovar.cli.parser import make_parser as command_parser
 from samovar.magics.generate import GenerateMagics
-from samovar.magics.generate import make_parser as generate_parser
+from samovar.magics.generate_line import make_parser as generate_parser
 from samovar.magics.models import ModelMagics
 from samovar_server.hub.service import HubService
 from samovar_server.workbench import Workbench

@@ -4,96 +4,71 @@
 
     samovar.generate("Why is the sky blue?", max_tokens=60).text
     samovar.client()          # an openai.OpenAI that is already connected
+
+`chat` and `stream` generate, too, `load` brings a model into memory, `use` chooses the model for what names
+none, and `samovar.aio` has the same for `await`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from samovar.errors import BadOption, BadPrompt, ConnectionLost, NoServer, SamovarError, ServerError
+from samovar.defaults import use
+from samovar.errors import (
+    BadAnswer,
+    BadOption,
+    BadPrompt,
+    ConnectionLost,
+    Interrupted,
+    NoServer,
+    SamovarError,
+    ServerError,
+)
 
 if TYPE_CHECKING:
-    import openai
     from IPython.core.interactiveshell import InteractiveShell
 
-    from samovar.result import Generation
+    from samovar import aio
+    from samovar.api import chat, generate, load, stream
+    from samovar.clients import async_client, client
 
 __all__ = [
+    "BadAnswer",
     "BadOption",
     "BadPrompt",
     "ConnectionLost",
+    "Interrupted",
     "NoServer",
     "SamovarError",
     "ServerError",
+    "aio",
+    "async_client",
+    "chat",
     "client",
     "generate",
+    "load",
+    "stream",
+    "use",
 ]
 
-
-def client() -> openai.OpenAI:
-    """OpenAI's own client, connected to the samovar server that belongs to this kernel.
-
-    NoServer says what to do when there is none.
-    """
-    import openai
-
-    from samovar.connect import find_server, is_loopback
-
-    server = find_server()
-    # Requests for this machine must not go to the proxy that HTTP_PROXY names.
-    http = openai.DefaultHttpxClient(trust_env=False) if is_loopback(server.url) else None
-    return openai.OpenAI(base_url=server.url, api_key=server.token or "none", http_client=http)
+_HOMES = {
+    **dict.fromkeys(("chat", "generate", "load", "stream"), "samovar.api"),
+    **dict.fromkeys(("async_client", "client"), "samovar.clients"),
+}
+"""Where names are that are imported when they are first used: they bring an HTTP client with them."""
 
 
-def generate(
-    prompt: str,
-    *,
-    model: str | None = None,
-    system: str | None = None,
-    temperature: float | None = None,
-    top_p: float | None = None,
-    top_k: int | None = None,
-    min_p: float | None = None,
-    presence_penalty: float | None = None,
-    frequency_penalty: float | None = None,
-    repetition_penalty: float | None = None,
-    seed: int | None = None,
-    max_tokens: int | None = None,
-    stop: str | Sequence[str] = (),
-    ttl: float | None = None,
-) -> Generation:
-    """Generate an answer to `prompt` and return it when it is complete.
+def __getattr__(name: str) -> Any:
+    if name == "aio":
+        return import_module("samovar.aio")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'samovar' has no attribute {name!r}", name=name)
+    return getattr(import_module(_HOMES[name]), name)
 
-    The model is loaded first where it is not in memory; what is None is the server's choice. `stop` is
-    one text or up to four that end the answer; `ttl` is for how many seconds the unused model then stays
-    in memory, 0 for ever.
 
-    Raises NoServer, ServerError when the server refuses, and ConnectionLost, whose `partial` holds what
-    had arrived.
-    """
-    from samovar.generation import Request, Run, as_messages
-    from samovar.session import current_session
-
-    request = Request(
-        messages=as_messages(prompt, system),
-        model=model,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        presence_penalty=presence_penalty,
-        frequency_penalty=frequency_penalty,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-        max_tokens=max_tokens,
-        stop=(stop,) if isinstance(stop, str) else tuple(stop),
-        ttl=ttl,
-    )
-    run = Run(current_session(), request)
-    for _ in run.pieces():
-        pass
-    return run.result()
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:

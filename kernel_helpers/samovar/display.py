@@ -8,7 +8,7 @@ from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING, Literal, Protocol, TextIO
 
-from samovar.progress import ProgressLine, describe
+from samovar.progress import ProgressLine, Wait
 from samovar.records import LoadProgress
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ class Notice(Protocol):
 
     def progress(self, progress: LoadProgress) -> None:
         """Show `progress` in place of what was shown before."""
+
+    def tick(self) -> None:
+        """Some time has passed: show that it goes on."""
 
     def close(self) -> None:
         """Take the notice away. May be called twice."""
@@ -68,7 +71,7 @@ class CellScreen:
     def __init__(
         self, model: str, *, markdown: bool = False, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._model = model
+        self._wait = Wait(model, clock)
         self._markdown = markdown
         self._clock = clock
         self._handle: DisplayHandle | None = None
@@ -78,7 +81,15 @@ class CellScreen:
 
     def progress(self, progress: LoadProgress) -> None:
         """Show how far the load is, in the place of the text to come."""
-        self._put(as_html(describe(progress, self._model)))
+        self._wait.note(progress)
+        self._put(as_html(self._wait.words()))
+
+    def tick(self) -> None:
+        """While there is no text, show for how long that has been so."""
+        if self._text:
+            self._show_text()  # what came too soon after the last update, and was not followed by more
+        else:
+            self._put(as_html(self._wait.words()))
 
     def add(self, piece: str) -> None:
         """Show more text, unless the last update was too short a while ago."""
@@ -108,14 +119,21 @@ class CellScreen:
 class LoadLine:
     """One line on the error stream."""
 
-    def __init__(self, model: str, errors: TextIO | None = None) -> None:
-        self._model = model
+    def __init__(
+        self, model: str, errors: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._wait = Wait(model, clock)
         self._line = ProgressLine(errors)
 
     def progress(self, progress: LoadProgress) -> None:
         """Show `progress` in place of what was shown before."""
-        line = describe(progress, self._model)
-        self._line.show(line, phase=progress.phase, fraction=progress.fraction)
+        self._wait.note(progress)
+        self.tick()
+
+    def tick(self) -> None:
+        """Show how far it is by now."""
+        progress = self._wait.progress
+        self._line.show(self._wait.words(), phase=progress.phase, fraction=progress.fraction)
 
     def close(self) -> None:
         """Take the line away."""
@@ -129,14 +147,21 @@ class TextScreen:
         self._notice = notice
         self._stream = sys.stdout if stream is None else stream
         self._last = "\n"
+        self._begun = False
 
     def progress(self, progress: LoadProgress) -> None:
         """Show how far the load is."""
         self._notice.progress(progress)
 
+    def tick(self) -> None:
+        """While there is no text, show for how long that has been so."""
+        if not self._begun:
+            self._notice.tick()
+
     def add(self, piece: str) -> None:
         """Write more text at once."""
         self._notice.close()
+        self._begun = True
         piece = printable(piece)
         self._stream.write(piece)
         self._stream.flush()

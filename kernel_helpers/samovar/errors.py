@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from samovar.result import Generation
@@ -29,6 +29,20 @@ class ConnectionLost(SamovarError):
     """The server went away in the middle of an answer."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """You interrupted it. `partial` is what had come: of one generation, of several, or of a table's rows.
+
+    A KeyboardInterrupt, so that "Run All" stops at this cell, but told in one line.
+    """
+
+    def __init__(self, partial: Any = None, kept: str = "") -> None:
+        super().__init__("Interrupted." + (f" What had come is in {kept}." if kept else ""))
+        self.partial = partial
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]
+
+
 class Stopped(SamovarError):
     """It was ended from another thread, as the button of a widget does."""
 
@@ -51,6 +65,10 @@ class ServerError(SamovarError):
         self.code = code
         self.param = param
 
+    def with_hint(self, hint: str) -> ServerError:
+        """The same error, saying more."""
+        return ServerError(f"{self}{hint}", status=self.status, code=self.code, param=self.param)
+
 
 class BadOption(SamovarError):
     """An option of a magic or of the command line is unknown, or its value is."""
@@ -58,3 +76,7 @@ class BadOption(SamovarError):
 
 class BadPrompt(SamovarError):
     """The prompt is empty, or an {expression} in it cannot be evaluated."""
+
+
+class BadAnswer(SamovarError):
+    """The answer is not of the form that was to be read from it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
@@ -69,59 +69,10 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return by_name[near[0]] if near else None
 
 
-def add_generation_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say what and how to generate."""
-    parser.add_argument(
-        "-m", "--model", metavar="NAME", help="model or alias; the server's default otherwise"
-    )
-    parser.add_argument("--system", metavar="TEXT", help="system text: how the model is to behave")
-    parser.add_argument(
-        "--temperature", type=number, metavar="T", help="0 always takes the likeliest token; 1 is the default"
-    )
-    parser.add_argument(
-        "--top-p",
-        type=number,
-        metavar="P",
-        help="draw from the likeliest tokens that together have this share",
-    )
-    parser.add_argument("--top-k", type=integer, metavar="K", help="draw from the K likeliest tokens; 0: all")
-    parser.add_argument(
-        "--min-p",
-        type=number,
-        metavar="P",
-        help="draw from tokens at least P times as likely as the likeliest",
-    )
-    parser.add_argument(
-        "--presence-penalty",
-        type=number,
-        metavar="X",
-        help="-2 to 2; above 0 against tokens that came already",
-    )
-    parser.add_argument(
-        "--frequency-penalty", type=number, metavar="X", help="-2 to 2; the same, by how often they came"
-    )
-    parser.add_argument(
-        "--repetition-penalty",
-        type=number,
-        metavar="X",
-        help="above 1 against tokens of prompt and answer; 1: none",
-    )
-    parser.add_argument("--seed", type=integer, metavar="N", help="the same seed draws the same text again")
-    parser.add_argument("--max-tokens", type=integer, metavar="N", help="most tokens to generate")
-    parser.add_argument(
-        "--stop",
-        type=with_escapes,
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help=r"end before this text; up to four times; \n and \t are understood",
-    )
-    parser.add_argument(
-        "--ttl",
-        type=number,
-        metavar="SECONDS",
-        help="how long the unused model then stays in memory; 0: for ever",
-    )
+def near_hint(word: str, known: Iterable[str]) -> str:
+    """What to say behind an error about `word`, where one of `known` was probably meant."""
+    near = nearest(word, known)
+    return f" Did you mean {near}?" if near else ""
 
 
 def number(text: str) -> float:
@@ -143,3 +94,23 @@ def integer(text: str) -> int:
 def with_escapes(text: str) -> str:
     r"""`text` with `\n`, `\t` and `\\` put for what they stand for."""
     return re.sub(r"\\([nt\\])", lambda found: {"n": "\n", "t": "\t"}.get(found[1], found[1]), text)
+
+
+def one_of(known: Sequence[str]) -> Callable[[str], str]:
+    """Takes what is in `known`; argparse's own `choices` do not name the nearest."""
+
+    def check(text: str) -> str:
+        if text not in known:
+            told = f"{text!r} is none of {', '.join(known)}.{near_hint(text, known)}"
+            raise argparse.ArgumentTypeError(told.rstrip("."))
+        return text
+
+    return check
+
+
+def token_bias(text: str) -> tuple[str, float]:
+    """`TOKEN=BIAS`, the id of a token and what is added to its logit."""
+    token, equals, bias = text.partition("=")
+    if not (equals and token.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not TOKEN=BIAS, such as 50256=-100")
+    return token, number(bias)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from shutil import get_terminal_size
 from typing import TextIO
 
@@ -11,6 +13,10 @@ from samovar.records import LoadProgress
 BAR_CELLS = 24
 LOG_STEP = 0.25
 """In a log, where lines cannot be overwritten, a new line for every quarter is enough."""
+
+WORTH_SECONDS = 1.0
+LEAST_FRACTION = 0.05
+"""Before so long and so far, the time left would be a guess."""
 
 PHASES = {
     "queued": "waiting for memory",
@@ -63,6 +69,37 @@ def describe(progress: LoadProgress, model: str) -> str:
     if progress.phase == "weights":
         parts.append(share(progress.bytes_done, progress.bytes_total))
     return "  ".join(part for part in parts if part)
+
+
+def time_left(fraction: float, elapsed: float) -> float | None:
+    """Seconds until something is done that got to `fraction` in `elapsed`; None while nothing can be said."""
+    if elapsed < WORTH_SECONDS or not LEAST_FRACTION <= fraction < 1:
+        return None
+    return elapsed * (1 - fraction) / fraction
+
+
+class Wait:
+    """The way of a model into memory and to its first token, in a line that says how long it still is."""
+
+    def __init__(self, model: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._model = model
+        self._clock = clock
+        self._began = clock()
+        self.progress = LoadProgress("waiting", 0.0)
+
+    def note(self, progress: LoadProgress) -> None:
+        """It has come so far."""
+        if (progress.phase == "waiting") != (self.progress.phase == "waiting"):
+            self._began = self._clock()  # another wait, with a time of its own
+        self.progress = progress
+
+    def words(self) -> str:
+        """The line, with what time is left, or what has passed where that cannot be said."""
+        line, elapsed = describe(self.progress, self._model), self._clock() - self._began
+        left = time_left(self.progress.fraction, elapsed)
+        if left is not None:
+            return f"{line}  about {duration(left)} left"
+        return f"{line}  {duration(elapsed)}" if elapsed >= WORTH_SECONDS else line
 
 
 class ProgressLine:

@@ -48,17 +48,29 @@ class LoadedModel(_Record):
     ttl_remaining: float | None = None
     context_length: int | None = None
     load_seconds: Mapping[str, float] | None = None
+    revision: str | None = None
     error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions(_Record):
-    """How a model is to be loaded. None leaves a choice to the server; `context_length` is in tokens."""
+    """How a model is to be loaded. None leaves a choice to the server.
 
+    `context_length` is in tokens, `memory_bytes` what the load is to be counted with where the estimate is
+    wrong. The rest are options of single engines, in their words: llama.cpp's `n_ctx` and `n_gpu_layers`,
+    vLLM's `max_model_len` and its share of the GPU's memory (0.1 to 1).
+    """
+
+    backend: str | None = None
     device: str | None = None
     dtype: str | None = None
     quantization: str | None = None
     context_length: int | None = None
+    memory_bytes: int | None = None
+    n_ctx: int | None = None
+    n_gpu_layers: int | None = None
+    max_model_len: int | None = None
+    gpu_memory_utilization: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +228,12 @@ class TokenScore:
                 told["tokens"], told["token_logprobs"], told["top_logprobs"], strict=True
             )
         ]
+
+    @classmethod
+    def from_chat(cls, told: Mapping[str, Any]) -> Self:
+        """The token in one item of a chat answer's `logprobs`."""
+        likeliest = ((top["token"], top["logprob"]) for top in told["top_logprobs"])
+        return cls(told["token"], told["logprob"], tuple(likeliest))
 
 
 OPEN = "open"

@@ -6,14 +6,16 @@ import json
 import os
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 
-from samovar.connect import find_server
-from samovar.errors import ConnectionLost
+from samovar.connect import Server, find_server
+from samovar.errors import ConnectionLost, SamovarError, ServerError
+from samovar.options import nearest
 from samovar.records import (
     OPEN,
     DeviceMemory,
@@ -29,7 +31,7 @@ from samovar.records import (
     StoredModel,
     TokenScore,
 )
-from samovar.stream import Comment, Data, parse_events
+from samovar.sse import Comment, Data, parse_events
 from samovar.wire import CONNECT_SECONDS, Wire
 
 SILENCE_SECONDS = 20.0
@@ -40,6 +42,30 @@ OnProgress = Callable[[LoadProgress], None]
 
 class Session(Wire):
     """samovar's routes on one server; what they raise, Wire says. Threads may share it."""
+
+    def __init__(self, server: Server, sharing: Session | None = None) -> None:
+        super().__init__(server, sharing)
+        self._versions: Mapping[str, str] | None = None if sharing is None else sharing._versions
+
+    def twin(self) -> Session:
+        """Another session over the same connections, to be aborted by itself; as cheap as an object."""
+        return Session(self.server, sharing=self)
+
+    def versions(self) -> Mapping[str, str]:
+        """What the server runs on, by name; asked once."""
+        if self._versions is None:
+            self._versions = self._call("GET", "").get("versions", {})
+        return self._versions
+
+    def explained(self, error: ServerError, body: Mapping[str, Any] | None) -> ServerError:
+        """`error`; where it says that there is no such model, with the nearest that there is."""
+        name = (body or {}).get("model")
+        if error.code != "model_not_found" or not name:
+            return error
+        near = None
+        with suppress(SamovarError):  # the first error is the one to tell
+            near = nearest_model(name, [known.id for known in self.models()])
+        return error.with_hint(f" Did you mean {near}?") if near else error
 
     def models(self) -> list[Model]:
         """The models that a request can name: on disk or in memory."""
@@ -196,6 +222,12 @@ def current_session() -> Session:
         if _current is None:
             _current = (pid, Session(server))
         return _current[1]
+
+
+def nearest_model(name: str, known: Sequence[str]) -> str | None:
+    """The model that `name` was probably meant to be; `known` names may be meant without their owner."""
+    short = nearest(name.rpartition("/")[2], [full.rpartition("/")[2] for full in known])
+    return next((full for full in known if full.rpartition("/")[2] == short), None)
 
 
 def _without_none(wishes: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import httpx
 from samovar.abort import Abort
 from samovar.connect import Server, transport_for
 from samovar.errors import ConnectionLost, NoServer, ServerError
-from samovar.stream import Comment, Data, parse_events
+from samovar.sse import Comment, Data, parse_events
 
 CONNECT_SECONDS = 10.0
 
@@ -24,19 +24,17 @@ class Wire:
     ConnectionLost when it goes away in the middle.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, sharing: Wire | None = None) -> None:
+        """With `sharing`, the connections are those of that one, and stay open when this is closed."""
         self.server = server
         self._abort = Abort()
-        self._client = httpx.Client(
-            transport=transport_for(server.url),
-            headers={"Authorization": f"Bearer {server.token}"} if server.token else {},
-            # Loading and generating take as long as they take; the user can interrupt.
-            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
-        )
+        self._owns_client = sharing is None
+        self._client: httpx.Client = _client(server) if sharing is None else sharing._client
 
     def close(self) -> None:
-        """Close all connections."""
-        self._client.close()
+        """Close all connections, unless they are another's."""
+        if self._owns_client:
+            self._client.close()
 
     def abort(self) -> None:
         """End every stream of this session at once, from any thread, by Stopped; those to come, too."""
@@ -58,8 +56,12 @@ class Wire:
                     case Data(text):
                         told = json.loads(text)
                         if isinstance(told.get("error"), dict):  # a loaded model has an `error` too: a text
-                            raise _server_error(told["error"], status=None)
+                            raise self.explained(_server_error(told["error"], status=None), body)
                         yield told
+
+    def explained(self, error: ServerError, body: Mapping[str, Any] | None) -> ServerError:
+        """`error`, which the request `body` met, with more to go on where more is known."""
+        return error
 
     @contextmanager
     def _answer(self, method: str, path: str, **request: Any) -> Iterator[httpx.Response]:
@@ -69,20 +71,20 @@ class Wire:
             self._client.stream(method, self._url(path), **request) as response,
             self._abort.covers(response),
         ):
-            self._check(response)
+            self._check(response, request.get("json"))
             yield response
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         with self._told_clearly():
             response = self._client.request(method, self._url(path), json=body)
-            self._check(response)
+            self._check(response, body)
             answer: dict[str, Any] = response.json()
             return answer
 
     def _url(self, path: str) -> str:
         return self.server.url + path
 
-    def _check(self, response: httpx.Response) -> None:
+    def _check(self, response: httpx.Response, body: Mapping[str, Any] | None) -> None:
         if response.is_success:
             return
         try:
@@ -93,7 +95,7 @@ class Wire:
                 "samovar server does. Is that its URL, and is samovar installed beside that Jupyter server?",
                 status=response.status_code,
             ) from None
-        raise error
+        raise self.explained(error, body)
 
     @contextmanager
     def _told_clearly(self) -> Iterator[None]:
@@ -113,3 +115,12 @@ class Wire:
 
 def _server_error(told: Mapping[str, Any], *, status: int | None) -> ServerError:
     return ServerError(str(told["message"]), status=status, code=told.get("code"), param=told.get("param"))
+
+
+def _client(server: Server) -> httpx.Client:
+    return httpx.Client(
+        transport=transport_for(server.url),
+        headers={"Authorization": f"Bearer {server.token}"} if server.token else {},
+        # Loading and generating take as long as they take; the user can interrupt.
+        timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
+    )

@@ -12,6 +12,7 @@ from tornado import web
 
 from samovar_handlers.base import GuardedHandler, SamovarHandler, implemented_methods
 from samovar_server.errors import PermissionDenied, RouteNotFound
+from samovar_server.versions import versions
 
 
 class HealthHandler(GuardedHandler):
@@ -50,8 +51,9 @@ class RoutesHandler(GuardedHandler):
 
     @web.authenticated
     def get(self) -> None:
-        """List the routes."""
-        self.finish({"object": "list", "data": [describe(*route) for route in self._routes]})
+        """List the routes, and the versions of what answers them."""
+        routes = [describe(*route) for route in self._routes]
+        self.finish({"object": "list", "data": routes, "versions": versions()})
 
 
 class UnknownRouteHandler(GuardedHandler):

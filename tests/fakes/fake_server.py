@@ -39,6 +39,7 @@ RESIDENT = {
     "ttl_remaining": 300.0,
     "context_length": 2048,
     "load_seconds": {"import": 0.1, "weights": 1.2},
+    "revision": "main-commit",
     "error": None,
 }
 
@@ -70,9 +71,13 @@ class Reply:
 
 @dataclass(frozen=True)
 class Load:
-    """One answer of the load route: `progress` events, then `hang`, or `error`, or the loaded model."""
+    """One answer of the load route: `progress` events, then `hang`, or `error`, or the loaded model.
+
+    `pause` is for how many seconds it is silent after the progress.
+    """
 
     progress: Sequence[Mapping[str, Any]] = ()
+    pause: float = 0.0
     error: Mapping[str, Any] | None = None
     hang: bool = False
 
@@ -92,10 +97,12 @@ class FakeServer:
     resident: list[dict[str, Any]] = field(default_factory=lambda: [dict(RESIDENT)])
     asked: list[Asked] = field(default_factory=list)
     replies: deque[Reply] = field(default_factory=deque)
+    replies_of: dict[str, deque[Reply]] = field(default_factory=dict)
     loads: deque[Load] = field(default_factory=deque)
     hanging: threading.Event = field(default_factory=threading.Event)
     disconnected: threading.Event = field(default_factory=threading.Event)
     url: str = ""
+    port: int = 0
     token: str = TOKEN
 
     def enqueue(self, *replies: Reply | Load) -> None:
@@ -104,6 +111,15 @@ class FakeServer:
                 self.loads.append(reply)
             else:
                 self.replies.append(reply)
+
+    def enqueue_for(self, model: str, *replies: Reply) -> None:
+        """For requests to `model` only, as those of several models come in any order."""
+        self.replies_of.setdefault(model, deque()).extend(replies)
+
+    def next_reply(self, model: str | None) -> Reply:
+        own = self.replies_of.get(model or "")
+        scripted = own if own else self.replies
+        return scripted.popleft() if scripted else Reply()
 
     def asked_at(self, path: str) -> list[dict[str, Any]]:
         return [asked.body for asked in self.asked if asked.path == path]
@@ -123,6 +139,7 @@ class FakeServer:
 
     def routes(self) -> list[tuple[str, type[Handler]]]:
         return [
+            ("/v1", Routes),
             ("/v1/health", Health),
             ("/v1/models", Models),
             ("/v1/models/loaded", Loaded),
@@ -136,7 +153,7 @@ class FakeServer:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         application = web.Application([(path, handler, {"fake": self}) for path, handler in self.routes()])
         server = HTTPServer(application)
-        sockets = bind_sockets(0, "127.0.0.1")
+        sockets = bind_sockets(self.port, "127.0.0.1", reuse_port=True)
         server.add_sockets(sockets)
         self.url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}/v1"
         started.set()
@@ -193,6 +210,11 @@ class Health(Handler):
         self.finish({"status": "ok"})
 
 
+class Routes(Handler):
+    def get(self) -> None:
+        self.finish({"object": "list", "data": [], "versions": {"python": "3.11.9", "torch": "2.13.0"}})
+
+
 class Models(Handler):
     def get(self) -> None:
         data = [{"id": name, "object": "model", "created": 1, "owned_by": "x"} for name in self.fake.models]
@@ -209,6 +231,7 @@ class LoadRoute(Handler):
         script = self.fake.loads.popleft() if self.fake.loads else Load()
         for step in script.progress:
             await self.event(step)
+        await asyncio.sleep(script.pause)
         if script.hang:
             await self.hang()
         elif script.error is not None and not script.progress:
@@ -228,7 +251,7 @@ class Unload(Handler):
 
 class Chat(Handler):
     async def post(self) -> None:
-        reply = self.fake.replies.popleft() if self.fake.replies else Reply()
+        reply = self.fake.next_reply(self.body.get("model"))
         if reply.error is not None and reply.fail_after is None:
             self.refuse(reply.status, reply.error)
         elif self.body.get("stream"):
@@ -249,14 +272,27 @@ class Chat(Handler):
             if count == reply.fail_after and reply.error is not None:
                 await self.event(reply.error)
                 return
-            if piece is not None:
-                await self.event(
-                    self._chunk([{"index": 0, "delta": {"content": piece}, "finish_reason": None}])
-                )
-        await self.event(self._chunk([{"index": 0, "delta": {}, "finish_reason": reply.finish_reason}]))
+            for index in range(self._samples()) if piece is not None else ():
+                delta = {"index": index, "delta": {"content": piece}, "finish_reason": None}
+                await self.event(self._chunk([delta | self._logprobs(str(piece))]))
+        for index in range(self._samples()):
+            last = {"index": index, "delta": {}, "finish_reason": reply.finish_reason}
+            await self.event(self._chunk([last]))
         if (self.body.get("stream_options") or {}).get("include_usage"):
             await self.event(self._chunk([]) | {"usage": self._usage(reply)})
         await self.event("[DONE]")
+
+    def _samples(self) -> int:
+        return int(self.body.get("n", 1))
+
+    def _logprobs(self, piece: str) -> dict[str, Any]:
+        """Every token has probability one half, and the same alternatives."""
+        if not self.body.get("logprobs"):
+            return {}
+        ranked = [piece, "other", "third"][: self.body.get("top_logprobs", 0)]
+        tops = [{"token": text, "logprob": -0.7 * rank, "bytes": []} for rank, text in enumerate(ranked, 1)]
+        content = {"token": piece, "logprob": -0.7, "bytes": [], "top_logprobs": tops}
+        return {"logprobs": {"content": [content], "refusal": None}}
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {

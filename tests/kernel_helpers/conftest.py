@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 
-from tests.fakes.fake_server import FakeServer
+from tests.fakes.fake_server import SECONDS, FakeServer
 
 NAMES = (
     "SAMOVAR_URL",
@@ -31,6 +33,9 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    # However slow the machine is, nothing says that it still waits, unless a test is about that.
+    monkeypatch.setattr("samovar.background.TICK_SECONDS", SECONDS)
+    monkeypatch.setattr("samovar.defaults._model", None)
 
 
 @pytest.fixture
@@ -67,10 +72,15 @@ class Front:
     """What a front end would show: the outputs by their display id, in all the states they had."""
 
     states: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    metadata: list[dict[str, Any]] = field(default_factory=list)
 
     def texts(self) -> list[str]:
         """All states of all outputs, in order."""
         return [state["text/plain"] for states in self.states.values() for state in states]
+
+    def outputs(self) -> list[str]:
+        """What is there at last, one text for each output."""
+        return [state["text/plain"] for state in self.final()]
 
     def final(self) -> list[dict[str, str]]:
         return [states[-1] for states in self.states.values()]
@@ -84,14 +94,15 @@ def front(shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> Front:
     def publish(
         self: DisplayPublisher,
         data: dict[str, str],
-        metadata: object = None,
+        metadata: dict[str, Any] | None = None,
         *,
         transient: dict[str, str] | None = None,
         update: bool = False,
         **more: Any,
     ) -> None:
-        assert transient is not None
-        states = shown.states.setdefault(transient["display_id"], [])
+        name = (transient or {}).get("display_id", f"output {len(shown.states)}")
+        states = shown.states.setdefault(name, [])
+        shown.metadata.append(metadata or {})
         assert bool(states) == update
         states.append(data)
 
@@ -109,3 +120,14 @@ def shell(tmp_path: Path, _alone: None) -> Iterator[InteractiveShell]:
     yield shell
     shell.history_manager.end_session()
     InteractiveShell.clear_instance()
+
+
+@pytest.fixture
+def interrupt_when_hanging(fake_server: FakeServer) -> None:
+    """Presses Ctrl-C as soon as the server hangs."""
+
+    def press() -> None:
+        assert fake_server.hanging.wait(SECONDS)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()

@@ -5,8 +5,9 @@ import pytest
 
 import samovar
 from samovar.errors import ConnectionLost, ServerError
-from samovar.generation import Request, Run, as_messages
+from samovar.generation import Run
 from samovar.records import LoadProgress
+from samovar.request import Request, as_messages
 from samovar.result import Generation, Timing, Usage
 from samovar.session import current_session
 from tests.fakes.fake_server import MODEL, SECONDS, FakeServer, Load, Reply, error_body
@@ -14,9 +15,8 @@ from tests.fakes.fake_server import MODEL, SECONDS, FakeServer, Load, Reply, err
 
 def run(**options: object) -> Run:
     clock = count(step=0.5)
-    return Run(
-        current_session(), Request(as_messages("Hi", "Be brief"), **options), clock=lambda: next(clock)
-    )  # type: ignore[arg-type]
+    request = Request(as_messages("Hi", "Be brief"), **options)  # type: ignore[arg-type]
+    return Run(current_session(), request, clock=lambda: next(clock))
 
 
 def test_pieces_come_one_by_one_and_make_the_result(fake_server: FakeServer) -> None:
@@ -28,8 +28,8 @@ def test_pieces_come_one_by_one_and_make_the_result(fake_server: FakeServer) -> 
         MODEL,
     )
     assert result.usage == Usage(7, 3, 10)
-    # The clock moves by half a second at each look: start, sent, three pieces, end.
-    assert result.timing == Timing(load_s=0.5, ttft_s=0.5, total_s=2.5, tokens_per_second=2.0)
+    # The clock moves by half a second at each look: start, sent, taken up, three pieces, end.
+    assert result.timing == Timing(load_s=0.5, queue_s=0.5, ttft_s=1.0, total_s=3.0, tokens_per_second=2.0)
     expected = {
         "model": "demo",
         "messages": [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "Hi"}],
@@ -46,14 +46,16 @@ def test_pieces_come_one_by_one_and_make_the_result(fake_server: FakeServer) -> 
 
 
 def test_what_is_not_asked_for_is_not_sent(fake_server: FakeServer) -> None:
-    assert set(samovar.generate("Hi").request) == {"messages"}
+    assert set(samovar.generate("Hi").request) == {"messages", "seed"}
+    (body,) = fake_server.asked_at("/v1/chat/completions")
+    assert set(body) == {"messages", "seed", "stream", "stream_options"}
 
 
 def test_every_rule_of_sampling_reaches_the_server(fake_server: FakeServer) -> None:
     result = samovar.generate(
         "Hi", top_k=40, min_p=0.05, presence_penalty=-0.5, frequency_penalty=0.25, repetition_penalty=1.1
     )
-    assert {name: value for name, value in result.request.items() if name != "messages"} == {
+    assert {name: value for name, value in result.request.items() if name not in ("messages", "seed")} == {
         "top_k": 40,
         "min_p": 0.05,
         "presence_penalty": -0.5,

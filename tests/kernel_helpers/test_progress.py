@@ -3,8 +3,8 @@ import io
 import pytest
 
 from samovar.display import CellScreen
-from samovar.progress import ProgressLine, bar, duration, size
-from samovar.records import LoadedModel
+from samovar.progress import ProgressLine, Wait, bar, duration, size, time_left
+from samovar.records import LoadedModel, LoadProgress
 from samovar.tables import leaves, table
 
 
@@ -114,3 +114,27 @@ def test_a_time_as_people_say_it(seconds: float, text: str) -> None:
 
 def test_table() -> None:
     assert table(["A", "LONG"], [["wide cell", ""], ["x", "y"]]) == "A          LONG\nwide cell\nx          y"
+
+
+def test_a_wait_says_how_long_it_still_is_or_has_been() -> None:
+    now = 0.0
+    wait = Wait("demo", clock=lambda: now)
+    assert wait.words() == "demo: waiting for the first token"
+    now = 2.0
+    assert wait.words() == "demo: waiting for the first token  2 s"
+    wait.note(LoadProgress("weights", 0.25, 250, 1000))
+    assert wait.words().endswith("reading the weights  250 B of 1 kB")  # a wait of its own, just begun
+    now = 5.0
+    assert wait.words().endswith("250 B of 1 kB  about 9 s left")
+    wait.note(LoadProgress("waiting", 0.0))
+    assert wait.words() == "demo: waiting for the first token"
+
+
+@pytest.mark.parametrize(
+    ("fraction", "elapsed", "left"),
+    [(0.5, 10.0, 10.0), (0.01, 10.0, None), (0.5, 0.1, None), (1.0, 10.0, None)],
+)
+def test_the_time_left_is_told_when_it_is_more_than_a_guess(
+    fraction: float, elapsed: float, left: float | None
+) -> None:
+    assert time_left(fraction, elapsed) == left

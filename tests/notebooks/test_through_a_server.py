@@ -88,8 +88,9 @@ def test_the_interrupt_button_frees_the_slot(server: Jupyter) -> None:
             ]
 
     cell, unloaded, kept = asyncio.run(go())
-    assert not failed(cell)
+    assert failed(cell)  # so that "Run All" stops here
     assert "interrupted" in text_of(cell)
+    assert text_of(cell).endswith("Interrupted. What had come is in _.")
     assert text_of(unloaded) == "Unloaded slow\n"
     assert text_of(kept) == "('one two ', 'interrupted')"
 
@@ -97,8 +98,9 @@ def test_the_interrupt_button_frees_the_slot(server: Jupyter) -> None:
 def test_a_crash_is_told_in_one_line_and_the_text_is_kept(server: Jupyter) -> None:
     crashed, kept = cells(server, "%%generate -m frail\nx", "_.text, _.finish_reason")
     assert failed(crashed)
-    text, error = text_of(crashed).splitlines()
+    text, summary, error = text_of(crashed).splitlines()
     assert text == "one two "
+    assert "broken off" in summary
     assert error.startswith("ServerError: ")
     assert "frail" in error
     assert text_of(kept) == "('one two ', 'error')"

@@ -19,6 +19,8 @@ from tests.packaging.conftest import ROOT
 # The parts of the code, and the extra that must be enough for each.
 EXTRA_OF = {
     "kernel_helpers/samovar": "",
+    "kernel_helpers/samovar/answers.py": "dataframe",
+    "kernel_helpers/samovar/dataframes.py": "dataframe",
     "kernel_helpers/samovar/widgets/compare.py": "dataframe",
     "server_handlers/samovar_handlers": "server",
     "extension/samovar_server": "server",

@@ -272,6 +272,7 @@ class Entry:
             cache_key=plan.cache_key,
             model=plan.model.name,
             model_path=str(plan.model.path),
+            revision=plan.model.revision,
             backend=plan.backend,
             backend_reason=plan.reason,
             device=ready.device if ready else plan.device,

@@ -15,6 +15,7 @@ State = Literal["starting", "ready", "draining", "stopped", "failed"]
 class LoadedModel:
     """A snapshot of one cache entry. Times are Unix seconds; memory is in bytes.
 
+    `revision` is the commit of a snapshot in the Hugging Face cache, None for a model in a folder.
     `evicted` has the cache keys of the models that made room for this one. `error` is why it failed,
     `reason` why it leaves, or what else is to be known of it.
     """
@@ -39,6 +40,7 @@ class LoadedModel:
     context_length: int | None
     load_seconds: dict[str, float]
     backend_reason: str
+    revision: str | None = None
     evicted: list[str] = field(default_factory=list)
     error: str | None = None
     reason: str | None = None

@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 
 from samovar.errors import BadOption
-from samovar.options import OptionParser, add_generation_options, nearest
+from samovar.generation_options import add_generation_options
+from samovar.options import OptionParser, nearest
 
 DESCRIPTION = """\
 Language models kept hot for every notebook, from a terminal.

@@ -8,8 +8,10 @@ from contextlib import closing
 
 from samovar.display import LoadLine, TextScreen
 from samovar.errors import BadPrompt
-from samovar.generation import Run, as_messages, as_request
+from samovar.request import as_messages, as_request
 from samovar.session import current_session
+from samovar.stage import Below, Solo, Stage
+from samovar.together import Together
 
 
 def run(options: Namespace) -> int:
@@ -18,11 +20,16 @@ def run(options: Namespace) -> int:
     if not prompt.strip():
         raise BadPrompt('There is no prompt. Write: samovar run "Why is the sky blue?"')
     request = as_request(options, as_messages(prompt, options.system))
-    generation = Run(current_session(), request)
-    screen = TextScreen(LoadLine(options.model or "the model"))
-    with closing(screen), closing(generation.pieces(screen.progress)) as pieces:
-        for piece in pieces:
-            screen.add(piece)
+    together = Together(current_session(), [request])
+    model = request.model or "the model"
+    stage: Stage = Solo(TextScreen(LoadLine(model)))
+    if options.n is not None and options.n > 1:
+        stage = Below([model], options.n)
+    with closing(stage), closing(together.happenings()) as happenings:
+        for happening in happenings:
+            stage.show(happening)
+    for error in together.errors():
+        raise error
     return 0
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_magic, magics_class
 
-from samovar.errors import BadOption, SamovarError
-from samovar.magics.shell import notice, with_nearest_model, words
+from samovar.errors import BadOption
+from samovar.magics.shell import notice, words
 from samovar.options import HelpShown, OptionParser, nearest, number
 
 if TYPE_CHECKING:
@@ -84,14 +84,10 @@ def load(shell: InteractiveShell, rest: list[str]) -> str:
     parser.add_argument("--ttl", type=number)
     parser.add_argument("--pin", action="store_true")
     options = parser.parse(rest)
-    session = _session()
-    try:
-        with closing(notice(shell, options.model)) as way:
-            loaded = session.load(
-                options.model, ttl=options.ttl, pin=options.pin or None, on_progress=way.progress
-            )
-    except SamovarError as error:
-        raise with_nearest_model(error, session, options.model) from None
+    with closing(notice(shell, options.model)) as way:
+        loaded = _session().load(
+            options.model, ttl=options.ttl, pin=options.pin or None, on_progress=way.progress
+        )
     return loaded_line(loaded)
 
 

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from contextlib import closing
 
 from samovar.errors import Stopped
-from samovar.generation import Request, Run
+from samovar.generation import Run
 from samovar.progress import describe
 from samovar.records import LoadProgress
+from samovar.request import Request
 from samovar.result import Generation
 from samovar.session import Session
 

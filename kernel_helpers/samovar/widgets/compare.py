@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
+from samovar.dataframes import dataframe
 from samovar.errors import BadOption, SamovarError
 from samovar.records import OPEN, Event
 from samovar.session import Session, current_session
@@ -140,13 +141,7 @@ class Compare(Panel):
 
     def dataframe(self) -> pd.DataFrame:
         """The same as a DataFrame; BadOption says so where pandas is not installed."""
-        try:
-            import pandas as pd
-        except ImportError:
-            raise BadOption(
-                "A DataFrame needs pandas: %pip install pandas. Without it, rows() gives the same."
-            ) from None
-        return pd.DataFrame(self.rows())
+        return dataframe(self.rows())
 
     def _table(self) -> str:
         if not self.state.prompts:

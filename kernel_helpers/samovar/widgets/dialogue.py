@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from samovar.generation import Message, Request
+from samovar.request import Message, Request
 from samovar.result import Generation
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
-from samovar.generation import as_messages
+from samovar.request import as_messages
 from samovar.result import Generation
 from samovar.widgets.answer import Answer
 from samovar.widgets.dialogue import Parameters

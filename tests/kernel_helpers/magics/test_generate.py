@@ -1,46 +1,18 @@
-import signal
-import threading
-from collections.abc import Callable
-
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from samovar.errors import SamovarError
-from samovar.result import Generation
+from samovar.errors import Interrupted, SamovarError
 from tests.fakes.fake_server import MODEL, SECONDS, FakeServer, Load, Reply, error_body
 from tests.kernel_helpers.conftest import Front
+from tests.kernel_helpers.magics.cells import assistant, generate, messages, refused, user
 
 STEPS = [{"phase": "weights", "fraction": 0.5, "bytes_done": 269_000_000, "bytes_total": 538_000_000}]
 
 
-def generate(shell: InteractiveShell, cell: str, line: str = "") -> Generation:
-    """Run a cell as a front end does; the error that it ended with is raised."""
-    result = shell.run_cell(f"%%generate {line}\n{cell}", store_history=True)
-    result.raise_error()
-    assert isinstance(result.result, Generation)
-    return result.result
-
-
-def refused(shell: InteractiveShell, cell: str, line: str = "") -> str:
-    with pytest.raises(SamovarError) as error:
-        generate(shell, cell, line)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def messages(server: FakeServer) -> list[list[dict[str, str]]]:
-    return [body["messages"] for body in server.asked_at("/v1/chat/completions")]
-
-
-def user(content: str) -> dict[str, str]:
-    return {"role": "user", "content": content}
-
-
-def assistant(content: str) -> dict[str, str]:
-    return {"role": "assistant", "content": content}
-
-
-def test_the_text_grows_in_one_output(shell: InteractiveShell, front: Front, fake_server: FakeServer) -> None:
+def test_the_text_grows_in_one_output(
+    shell: InteractiveShell, front: Front, fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("samovar.display.SECONDS_PER_CHARACTER", 0)  # else two that come at once are one
     result = generate(shell, "Say hello")
     assert result.text == "Hello world!"
     assert front.texts() == ["Hello", "Hello world", "Hello world!"]
@@ -172,6 +144,19 @@ def test_help_by_question_mark(shell: InteractiveShell) -> None:
         ("--max_tokens=3", "There is no option --max_tokens. Did you mean --max-tokens?"),
         ("--temp 1", "There is no option --temp. Did you mean --temperature?"),
         ("--zzz", "There is no option --zzz. %%generate --help lists the options."),
+        (
+            "--dtype flaot32",
+            "--dtype: 'flaot32' is none of auto, float32, bfloat16, float16. Did you mean float32?",
+        ),
+        (
+            "--quantization q4",
+            "--quantization: 'q4' is none of auto, none, int8, int4, nf4. %%generate --help",
+        ),
+        ("--logit-bias x=1", "--logit-bias: 'x=1' is not TOKEN=BIAS, such as 50256=-100."),
+        ("--n 0", "--n: 0 answers cannot be given; 1 is the least."),
+        ("--chat tea -m a -m b", "--chat goes on with one answer of one model: leave --n and the other"),
+        ("--json nothing_here", "--json: there is no variable nothing_here. Run the cell that defines it"),
+        ("--json In", "--json: In is a list; a JSON schema is a dict or a pydantic class."),
         ("--temperature hot", "--temperature: 'hot' is not a number. %%generate --help"),
         ("--max-tokens 1.5", "--max-tokens: '1.5' is not a whole number."),
         ("--model", "-m/--model needs a value."),
@@ -259,7 +244,9 @@ def test_what_came_before_it_broke_is_kept(
     refused(shell, "x", "--out answer")
     assert shell.user_ns["answer"].text == "Hello world"
     assert shell.user_ns["_"] is shell.user_ns["answer"]
-    assert front.texts()[-1] == "Hello world"
+    text, summary = front.outputs()
+    assert text == "Hello world"
+    assert "broken off" in summary
     # `_` goes on working.
     assert generate(shell, "y") is shell.user_ns["_"]
 
@@ -272,38 +259,31 @@ def test_progress_does_not_stay_when_the_load_fails(
     assert front.final() == [{"text/plain": "", "text/html": ""}]
 
 
-@pytest.fixture
-def interrupt_when_hanging(fake_server: FakeServer) -> Callable[[], None]:
-    """Press Ctrl-C as soon as the server hangs."""
-
-    def press() -> None:
-        assert fake_server.hanging.wait(SECONDS)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-    return lambda: threading.Thread(target=press, daemon=True).start()
-
-
 def test_an_interrupt_keeps_the_text_and_leaves_the_server_free(
-    shell: InteractiveShell, front: Front, fake_server: FakeServer, interrupt_when_hanging: Callable[[], None]
+    shell: InteractiveShell, front: Front, fake_server: FakeServer, interrupt_when_hanging: None
 ) -> None:
     fake_server.enqueue(Reply(hang_after=2), Reply(["Two"]))
-    interrupt_when_hanging()
-    result = generate(shell, "first", "--chat tea --out answer")
+    with pytest.raises(Interrupted) as interrupted:  # an error, so that "Run All" stops here
+        generate(shell, "first", "--chat tea --out answer")
     assert fake_server.disconnected.wait(SECONDS)
+    result = interrupted.value.partial
     assert result.finish_reason == "interrupted"
     assert "Hello world".startswith(result.text)  # the signal may overtake what is on the wire
-    assert front.texts()[-1:] == [result.text] * bool(result.text)
+    if result.text:
+        text, summary = front.outputs()
+        assert (text, "interrupted" in summary) == (result.text, True)
+        assert interrupted.value._render_traceback_() == ["Interrupted. What had come is in answer."]
     assert shell.user_ns["answer"] is shell.user_ns["_"] is result
     generate(shell, "second", "--chat tea")
     assert messages(fake_server)[1] == [user("second")]
 
 
 def test_an_interrupt_while_loading(
-    shell: InteractiveShell, front: Front, fake_server: FakeServer, interrupt_when_hanging: Callable[[], None]
+    shell: InteractiveShell, front: Front, fake_server: FakeServer, interrupt_when_hanging: None
 ) -> None:
     fake_server.enqueue(Load(STEPS, hang=True))
-    interrupt_when_hanging()
-    result = generate(shell, "x")
+    with pytest.raises(Interrupted, match=r"^Interrupted\.$"):
+        generate(shell, "x")
     assert fake_server.disconnected.wait(SECONDS)
-    assert (result.text, result.finish_reason) == ("", "interrupted")
+    assert (shell.user_ns["_"].text, shell.user_ns["_"].finish_reason) == ("", "interrupted")
     assert not fake_server.asked_at("/v1/chat/completions")

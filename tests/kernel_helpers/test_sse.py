@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from samovar.stream import Comment, Data, parse_events
+from samovar.sse import Comment, Data, parse_events
 
 STREAM = (
     ': loading 43%\n\ndata: {"a": "é\u2028\x85"}\n\n'

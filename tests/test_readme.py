@@ -14,6 +14,7 @@ from samovar.magics.generate import GenerateMagics
 from samovar.magics.generate_line import make_parser as generate_parser
 from samovar.magics.models import ModelMagics
 from samovar_server.hub.service import HubService
+from samovar_server.sharing import Sharing
 from samovar_server.workbench import Workbench
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +26,7 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 def settings_table() -> str:
     """The README's rows about settings, as the traits have them."""
     rows = []
-    for owner in (Workbench, HubService):
+    for owner in (Workbench, Sharing, HubService):
         for name, trait in sorted(owner.class_own_traits(config=True).items()):
             default = trait.default_value_repr()
             shown = "" if default == "[]" else f"`{default}`"  # what an empty list means, the help says

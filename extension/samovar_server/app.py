@@ -16,6 +16,7 @@ from samovar_server import __version__
 from samovar_server.discovery import DiscoveryFile, local_v1_url
 from samovar_server.forwarding import SharedService
 from samovar_server.relay import Relay
+from samovar_server.sharing import Sharing
 from samovar_server.workbench import Workbench
 
 
@@ -34,7 +35,7 @@ jupyter samovar                         # a server without the Lab
 jupyter samovar --port=8899 --Workbench.default_ttl=0
 jupyter lab                             # has the routes, too
 """
-    classes = [Workbench, ServerApp]  # noqa: RUF012  # declared as Jupyter declares it
+    classes = [Workbench, Sharing, ServerApp]  # noqa: RUF012  # declared as Jupyter declares it
     aliases = {**ExtensionApp.aliases, "ip": "ServerApp.ip", "port": "ServerApp.port"}  # noqa: RUF012
     load_other_extensions = False  # of `jupyter samovar` only
     serverapp_config = {"open_browser": False}  # noqa: RUF012

@@ -70,7 +70,7 @@ class Relay:
         another engine.
         """
         body = body if lease.dialect is None else lease.dialect.request(body)
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", **lease.headers}
         if lease.secret:
             headers["Authorization"] = f"Bearer {lease.secret}"
         try:

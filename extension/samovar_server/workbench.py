@@ -36,6 +36,7 @@ from samovar_server.cache.records import (
     WorkerAddress,
 )
 from samovar_server.cache.telling import Told
+from samovar_server.callers import Caller
 from samovar_server.downloader.desk import DownloadDesk, launcher
 from samovar_server.downloader.failures import PullFailed
 from samovar_server.downloader.jobs import Downloads
@@ -51,7 +52,9 @@ from samovar_server.loader.machine import Machine
 from samovar_server.loader.options import LoadOptions, ProgressCallback
 from samovar_server.loader.plan import LoadPlan
 from samovar_server.metrics import CacheCollector, DownloadCollector, count_change, count_tokens
+from samovar_server.sharing import Demand, Sharing
 from samovar_server.shelf import Inventory, Shelf
+from samovar_server.usage.meter import Meter
 
 if TYPE_CHECKING:
     from samovar_server.downloader.search import FoundModel
@@ -165,8 +168,10 @@ class Workbench(LoggingConfigurable):
     max_queue = Int(
         256,
         min=0,
-        help="Requests that may wait for one model's slots; a request beyond that is refused with 429.",
+        help="Requests of one user that may wait for a model's slots; one beyond that is refused with 429.",
     ).tag(config=True)
+
+    shared = Bool(False, help="Whether this is the service of many people. Not a setting.")
 
     max_body_bytes = Int(
         32 * 1024**2, min=1, help="Largest request body that a /v1 route accepts, in bytes."
@@ -219,15 +224,19 @@ class Workbench(LoggingConfigurable):
         super().__init__(**kwargs)
         self._folders = [Path(folder).expanduser() for folder in self.model_folders]
         conversions = Path(jupyter_data_dir()) / "samovar" / "converted"
+        self.sharing = Sharing(parent=self, shared=self.shared, max_queue=self.max_queue)
+        """How those who call share what there is."""
+        reserve = self.sharing.reserve
         own_engine = TransformersBackend(
             command=self.worker_command,
             slots=self.slots,
+            reserve=reserve,
             max_queue=self.max_queue,
             conversions=conversions,
         )
         self._own_engine = own_engine
         vllm = VllmBackend(self.vllm_command, self.vllm_arguments, lambda: self._machine.memory())
-        self._backends = Backends([LlamaCppBackend(slots=self.slots), own_engine, vllm])
+        self._backends = Backends([LlamaCppBackend(slots=self.slots, reserve=reserve), own_engine, vllm])
         self._remote = RemoteBackend(parse_remotes(self.remotes), self.log)
         self._loader = Loader(
             self._backends, self.log, load_timeout=self.load_timeout, spare=self.spare_worker
@@ -389,6 +398,30 @@ class Workbench(LoggingConfigurable):
         """
         return self._acquire(model, options, route, fields, ttl, on_progress)
 
+    @asynccontextmanager
+    async def serve(
+        self,
+        caller: Caller,
+        demand: Demand,
+        options: LoadOptions,
+        *,
+        route: str,
+        fields: frozenset[str],
+        ttl: float | None = None,
+        on_progress: ProgressCallback | None = None,
+    ) -> AsyncIterator[tuple[Lease, Meter]]:
+        """Hold the model that `demand` names as `acquire` does, and wait for the caller's turn.
+
+        The meter is to be shown what the worker answers. Raises QueueFull beside what `acquire` raises.
+        """
+        async with (
+            self.acquire(
+                demand.model, options, route=route, fields=fields, ttl=ttl, on_progress=on_progress
+            ) as lease,
+            self.sharing.turn(caller, demand, lease, on_progress) as meter,
+        ):
+            yield lease, meter
+
     async def load(
         self,
         model: str | None,
@@ -447,7 +480,10 @@ class Workbench(LoggingConfigurable):
 
     async def engines(self) -> list[EngineStats]:
         """What the engines of the models that are ready do now; those that do not tell are left out."""
-        return await self._cache.engines()
+        return [
+            replace(engine, waiting=engine.waiting + self.sharing.waiting(engine.cache_key))
+            for engine in await self._cache.engines()
+        ]
 
     def workers(self) -> list[WorkerAddress]:
         """Where the workers of the models that are ready answer."""

@@ -13,6 +13,8 @@ from samovar_server.loader.options import ProgressCallback
 from samovar_server.metrics import StreamTimer
 from samovar_server.protocol.fields import GenerationRequest, LoadFields
 from samovar_server.relay import WorkerAnswer
+from samovar_server.sharing import Demand
+from samovar_server.usage.meter import Meter, estimated_prompt
 
 
 def evictions(lease: Lease) -> str:
@@ -33,14 +35,17 @@ class GenerationHandler(SamovarHandler):
         await self.while_connected(self._whole(path, body, request))
 
     async def _whole(self, path: str, body: bytes, request: LoadFields) -> None:
-        async with self._lease(path, request) as lease:
+        async with self._served(path, body, request) as (lease, meter):
             self._tell_evictions(lease)
             async with self.services.relay.post(lease, path, body) as answer:
-                await self._pass_on(answer)
+                await self._pass_on(answer, meter)
 
     async def _stream(self, path: str, body: bytes, request: GenerationRequest) -> None:
         timer = StreamTimer()
-        async with EventStream(self) as events, self._lease(path, request, events.on_progress) as lease:
+        async with (
+            EventStream(self) as events,
+            self._served(path, body, request, events.on_progress) as (lease, meter),
+        ):
             events.loaded()
             if self._tell_evictions(lease) and events.begun:  # too late for a header
                 await events.send(f": evicted {evictions(lease)}\n\n".encode())
@@ -49,17 +54,21 @@ class GenerationHandler(SamovarHandler):
                     async for whole in whole_events(answer.chunks()):
                         if whole != DONE:
                             timer.piece(lease.model.model)
-                        await events.send(whole)
+                        if passed := meter.events(whole, wants_usage=request.include_usage):
+                            await events.send(passed)
                 elif await events.settle():
-                    await events.send(event(await answer.body()))
+                    refusal = await answer.body()
+                    meter.answer(refusal)
+                    await events.send(event(refusal))
                 else:
-                    await self._pass_on(answer)
+                    await self._pass_on(answer, meter)
 
-    def _lease(
-        self, path: str, request: LoadFields, on_progress: ProgressCallback | None = None
-    ) -> AbstractAsyncContextManager[Lease]:
-        return self.workbench.acquire(
-            request.model,
+    def _served(
+        self, path: str, body: bytes, request: LoadFields, on_progress: ProgressCallback | None = None
+    ) -> AbstractAsyncContextManager[tuple[Lease, Meter]]:
+        return self.workbench.serve(
+            self.caller,
+            Demand(request.model, request.sequences, estimated_prompt(body)),
             request.load_options(),
             route=path,
             fields=request.asked(),
@@ -73,8 +82,9 @@ class GenerationHandler(SamovarHandler):
             self.set_header("X-Samovar-Evicted", evictions(lease))
         return bool(lease.evicted)
 
-    async def _pass_on(self, answer: WorkerAnswer) -> None:
+    async def _pass_on(self, answer: WorkerAnswer, meter: Meter) -> None:
         body = await answer.body()
+        meter.answer(body)
         self.set_status(answer.status)
         if (retry_after := answer.header("Retry-After")) is not None:
             self.set_header("Retry-After", retry_after)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -45,6 +45,17 @@ MODEL = LoadedModel(
 
 
 class FakeLease(Lease):
+    waits: asyncio.Event
+    waits_no_more: asyncio.Event
+
+    @contextmanager
+    def queued(self) -> Iterator[None]:
+        self.waits.set()
+        try:
+            yield
+        finally:
+            self.waits_no_more.set()
+
     def failure(self) -> SamovarError:
         return ModelCrashed("The worker of org/tiny ended. Send the request again.")
 
@@ -59,6 +70,8 @@ class FakeWorkbench(Workbench):
         self.cards = [ModelCard("org/tiny", 1, "org", "/models/tiny", loaded=True)]
         self.calls: list[dict[str, Any]] = []
         self.held = 0
+        self.waits = asyncio.Event()
+        self.waits_no_more = asyncio.Event()
         self.abandoned = asyncio.Event()
         self.unloaded = [MODEL]
 
@@ -83,7 +96,9 @@ class FakeWorkbench(Workbench):
         await self._run_script(on_progress)
         self.held += 1
         try:
-            yield FakeLease(self.worker_url, SECRET, MODEL)
+            lease = FakeLease(self.worker_url, SECRET, MODEL)
+            lease.waits, lease.waits_no_more = self.waits, self.waits_no_more
+            yield lease
         finally:
             self.held -= 1
 

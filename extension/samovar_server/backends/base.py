@@ -37,6 +37,11 @@ EMBEDDINGS = frozenset({"dimensions", "encoding_format", "input"})
 """What other servers of OpenAI's HTTP know: `exact` is a promise that only samovar's own engine gives."""
 
 
+def reserve_within(rows: int, slots: int, reserve: int) -> int:
+    """The share of a `reserve` beside `slots` where memory allows only so many `rows` in all."""
+    return reserve * rows // (slots + reserve)
+
+
 class Honours(Protocol):
     """What may be asked of a backend."""
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import ClassVar
 
-from samovar_server.backends.base import Routes
+from samovar_server.backends.base import Routes, reserve_within
 from samovar_server.backends.devices import choose_device
 from samovar_server.errors import BackendUnavailable, InvalidRequest
 from samovar_server.inventory.references import ResolvedModel
@@ -54,8 +54,8 @@ class LlamaCppBackend:
     environment: Mapping[str, str] = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     command: Sequence[str] = COMMAND
 
-    def __init__(self, *, slots: int) -> None:
-        self._slots = slots
+    def __init__(self, *, slots: int, reserve: int = 0) -> None:
+        self._slots, self._reserve = slots, reserve
 
     def check(self) -> None:
         """Raise BackendUnavailable when xllamacpp is missing here."""
@@ -83,7 +83,7 @@ class LlamaCppBackend:
             )
         memory = self._fit(header, model, context, _share(header, options, device), budgets[device])
         quantization = model.name.rpartition(":")[2] or "none"
-        dialect = Dialect(self.title)
+        dialect = Dialect(self.title, isolating={"cache_prompt": False})
         return LoadPlan(model, options, self.name, device, "gguf", quantization, memory, dialect=dialect)
 
     async def prepare(self, plan: LoadPlan, report: ProgressCallback) -> None:
@@ -102,6 +102,7 @@ class LlamaCppBackend:
             n_gpu_layers=0 if plan.device == "cpu" else -1 if layers is None else layers,
             memory_bytes=plan.memory.total_bytes,
             secret=secret,
+            reserve=reserve_within(plan.memory.slots, self._slots, self._reserve),
         )
 
     def _fit(
@@ -109,7 +110,7 @@ class LlamaCppBackend:
     ) -> MemoryEstimate:
         """The estimate of the `share` that lies on the device; with fewer slots where memory is short."""
         weights = sum(file.stat().st_size for file in model.files)
-        slots = self._slots
+        slots = self._slots + self._reserve
         while True:
             memory = MemoryEstimate(
                 weights_bytes=int(weights * share),

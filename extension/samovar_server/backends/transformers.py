@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
-from samovar_server.backends.base import Routes
+from samovar_server.backends.base import Routes, reserve_within
 from samovar_server.backends.conversion import convert
 from samovar_server.backends.devices import choose_device, has_cuda_build
 from samovar_server.errors import BackendUnavailable, InvalidRequest
@@ -58,10 +58,18 @@ class TransformersBackend:
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # the numbering of loader/devices.py
     }
 
-    def __init__(self, *, command: Sequence[str] = (), slots: int, max_queue: int, conversions: Path) -> None:
+    def __init__(
+        self,
+        *,
+        command: Sequence[str] = (),
+        slots: int,
+        reserve: int = 0,
+        max_queue: int,
+        conversions: Path,
+    ) -> None:
         self._is_own = not command
         self.command: Sequence[str] = tuple(command) or ENGINE_COMMAND
-        self._slots = slots
+        self._slots, self._reserve = slots, reserve
         self._max_queue = max_queue
         self._conversions = conversions
 
@@ -96,7 +104,7 @@ class TransformersBackend:
             device=device,
             dtype=dtype,
             context_length=choose_context(shape, options.context_length),
-            slots=self._slots,
+            slots=self._slots + self._reserve,
             budget=budgets[device],
         )
         return LoadPlan(model, options, self.name, device, dtype, quantization, memory)
@@ -128,6 +136,7 @@ class TransformersBackend:
             max_queue=self._max_queue,
             secret=secret,
             kv_tokens=plan.memory.kv_tokens,
+            reserve=reserve_within(plan.memory.slots, self._slots, self._reserve),
         )
 
     def _folder(self, model: ResolvedModel) -> Path:

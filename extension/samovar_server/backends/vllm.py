@@ -11,7 +11,7 @@ from samovar_server.backends.devices import choose_device
 from samovar_server.errors import BackendUnavailable
 from samovar_server.inventory.references import ResolvedModel
 from samovar_server.loader.devices import Memory
-from samovar_server.loader.dialect import Dialect
+from samovar_server.loader.dialect import SALT, Dialect
 from samovar_server.loader.estimate import (
     MIB,
     PROCESS_BYTES,
@@ -97,7 +97,7 @@ class VllmBackend:
         memory = MemoryEstimate(
             weights_bytes=weights, kv_bytes_per_token=0, context_length=context, slots=1, overhead_bytes=rest
         )
-        dialect = Dialect(self.title, model.name)
+        dialect = Dialect(self.title, model.name, isolating={"cache_salt": SALT})
         return LoadPlan(model, options, self.name, device, options.dtype, "none", memory, dialect=dialect)
 
     async def prepare(self, plan: LoadPlan, report: ProgressCallback) -> None:

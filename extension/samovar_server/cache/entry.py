@@ -95,6 +95,8 @@ class Entry:
         """Requests that have been answered."""
         self.waiters = 0
         """Requests that will take a lease as soon as the load is done."""
+        self.turns_awaited = 0
+        """Requests that hold a lease and wait for their turn."""
         self.successors = 0
         """Requests that wait for this entry to go, to load the model anew."""
         self._began = self.last_used = now()
@@ -166,8 +168,8 @@ class Entry:
 
     @property
     def queue(self) -> tuple[int, int]:
-        """Requests that hold a lease, and those that wait for one."""
-        return self.leases, self.waiters + self.successors
+        """Requests that run, and those that wait: for their turn, for the load, for this entry to go."""
+        return self.leases - self.turns_awaited, self.turns_awaited + self.waiters + self.successors
 
     async def ask(self) -> WorkerStatus | None:
         """Ask the worker how it is, and count what it has done since; None: it does not answer."""
@@ -211,6 +213,17 @@ class Entry:
             yield
         finally:
             self.waiters -= 1
+            self._tell_queue()
+
+    @contextmanager
+    def queued(self) -> Iterator[None]:
+        """Count one request that holds a lease as one that waits for its turn."""
+        self.turns_awaited += 1
+        self._tell_queue()
+        try:
+            yield
+        finally:
+            self.turns_awaited -= 1
             self._tell_queue()
 
     @contextmanager
@@ -280,7 +293,7 @@ class Entry:
             quantization=plan.quantization,
             state=self._state,
             memory_bytes=self.memory_bytes,
-            in_flight=self.leases,
+            in_flight=self.queue[0],
             queued=self.queue[1],
             pinned=self.pinned,
             loaded_at=self.loaded_at,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from samovar_server.cache.records import LoadedModel
@@ -25,10 +26,20 @@ class Lease(ABC):
     """Cache keys of the models that had to go for this request; none when it found its model there."""
     dialect: Dialect | None = field(default=None, kw_only=True)
     timeout: float | None = field(default=None, kw_only=True)
+    slots: int | None = field(default=None, kw_only=True)
+    """Sequences that the worker computes together; None: nobody knows."""
+    reserve: int = field(default=0, kw_only=True)
+    """Further ones, for users with nothing running."""
+    headers: dict[str, str] = field(default_factory=dict, kw_only=True)
+    """What to tell the worker beside the request."""
 
     def endpoint(self, path: str) -> str:
         """The URL of the route `path`, which begins with /v1."""
         return self.url + path
+
+    def queued(self) -> AbstractContextManager[None]:
+        """As long as this is entered, the request is counted as one that waits."""
+        return nullcontext()
 
     @abstractmethod
     def failure(self) -> SamovarError:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
@@ -46,6 +46,10 @@ PATIENCE_SECONDS = 60.0
 @dataclass
 class _CacheLease(Lease):
     _failure: Callable[[], SamovarError] = field(repr=False)
+    _queued: Callable[[], AbstractContextManager[None]] = field(repr=False)
+
+    def queued(self) -> AbstractContextManager[None]:
+        return self._queued()
 
     def failure(self) -> SamovarError:
         return self._failure()
@@ -120,6 +124,9 @@ class ModelCache:
                 entry.worker.secret,
                 record,
                 partial(self._crashes.failure, entry),
+                entry.queued,
+                slots=entry.worker.ready.slots,
+                reserve=entry.worker.ready.reserve,
                 evicted=tuple(entry.evicted) if waited else (),
                 dialect=entry.plan.dialect,
             )

@@ -66,7 +66,7 @@ class ModelChange:
 
 @dataclass(frozen=True, slots=True)
 class QueueLength:
-    """Requests of one model: those that hold a lease, and those that wait for one."""
+    """Requests of one model: those that its worker has, and those that wait for their turn or the load."""
 
     cache_key: str
     running: int

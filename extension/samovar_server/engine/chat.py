@@ -49,6 +49,7 @@ class ChatHandler(GeneratingHandler):
             stop_tokens=service.stop_tokens,
             decoder=service.decoder,
             logprobs=request.top_logprobs if request.logprobs else None,
+            place=self.place,
             grammars=constraint.matchers,
             show_special=constraint.show_special,
         )
@@ -89,7 +90,7 @@ class ChatHandler(GeneratingHandler):
             if choice.finish_reason is not None:
                 self.event(answer.delta(index, {}, None, choice.finish_reason))
             await self.flush()
-        if request.include_usage:
+        if request.include_usage or self.place.counted:
             self.event(answer.usage_chunk(generation.usage()))
         self.close_stream()
 

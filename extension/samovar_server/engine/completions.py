@@ -47,6 +47,7 @@ class CompletionsHandler(GeneratingHandler):
                 decoder=service.decoder,
                 logprobs=0 if request.logprobs is None and ranks else request.logprobs,
                 prompt_logprobs=request.prompt_scores(),
+                place=self.place,
             )
         return generation
 
@@ -119,7 +120,7 @@ class CompletionsHandler(GeneratingHandler):
             if text or scored or output.finish_reason is not None:
                 self.event(answer.chunk(answer.choice(index, text, logprobs, output.finish_reason)))
                 await self.flush()
-        if request.include_usage:
+        if request.include_usage or self.place.counted:
             self.event(answer.usage_chunk(generation.usage()))
         self.close_stream()
 

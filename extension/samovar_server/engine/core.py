@@ -42,7 +42,7 @@ class EngineStats:
 
 
 class Engine:
-    """Generates for many sequences at once.
+    """Generates for many sequences at once, `reserve` of the `slots` being for those that are `express`.
 
     `submit` and `abort` may be called from any thread. Outputs of a step are handed to `deliver` in one
     call on the compute thread, which is to pass them on to where sequences' `emit` belongs.
@@ -55,6 +55,7 @@ class Engine:
         compute: ComputeThread,
         *,
         slots: int,
+        reserve: int = 0,
         max_queue: int,
         deliver: Callable[[Delivery], None],
         on_failure: Callable[[Exception], None],
@@ -62,7 +63,7 @@ class Engine:
         self.stats = EngineStats()
         self._runner = runner
         self._pool = SlotPool(slots)
-        self._scheduler = Scheduler(self._pool, max_queue, resumes=runner.resumes)
+        self._scheduler = Scheduler(self._pool, max_queue, reserve=reserve, resumes=runner.resumes)
         self._pace = Pace()
         self._deliver = deliver
         self._on_failure = on_failure

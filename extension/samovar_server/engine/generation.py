@@ -16,6 +16,7 @@ from samovar_server.engine.text import TextStream
 from samovar_server.errors import ContextLengthExceeded, InvalidRequest, SamovarError
 from samovar_server.protocol.fields import GenerationRequest
 from samovar_server.protocol.generation import Usage
+from samovar_server.protocol.place import Place
 
 
 class Aborted(Exception):
@@ -42,6 +43,7 @@ class Generation:
         decoder: Any,
         logprobs: int | None = None,
         prompt_logprobs: int | None = None,
+        place: Place,
         grammars: Seq[Matcher] = (),
         show_special: bool = False,
     ) -> None:
@@ -60,6 +62,7 @@ class Generation:
                     emit=partial(self._took, len(self.sequences)),
                     logprobs=logprobs,
                     prompt_logprobs=prompt_logprobs if sample == 0 else None,
+                    place=place,
                     grammar=grammars[sample] if grammars else None,
                 )
             )

@@ -11,6 +11,7 @@ from tornado.iostream import StreamClosedError
 
 from samovar_server.engine.generation import Aborted, Generation
 from samovar_server.errors import InvalidApiKey, InvalidRequest, RouteNotFound, SamovarError
+from samovar_server.protocol.place import PLACE_HEADER, Place
 
 
 class WorkerHandler(web.RequestHandler):
@@ -51,6 +52,7 @@ class GeneratingHandler(WorkerHandler):
 
     async def post(self) -> None:
         """Answer the request."""
+        self.place = Place.of_header(self.request.headers.get(PLACE_HEADER))
         try:
             await self.answer()
         except (Aborted, StreamClosedError):

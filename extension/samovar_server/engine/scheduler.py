@@ -5,6 +5,9 @@ prompts, first come, first served, within a budget of tokens: one that `pace` ke
 decode, so that a long prompt stalls nobody, a large one otherwise. A sequence takes its slot when its turn
 to prefill comes, so that one with the same prompt as its forerunner (a further sample, say) finds that
 prefix computed.
+
+Whose request comes when is the server's business; only sequences that it marks as `express` go before the
+others, into slots that are kept for them.
 """
 
 from __future__ import annotations
@@ -57,11 +60,13 @@ class Plan:
 class Scheduler:
     """Holds the waiting and the running sequences. Not thread-safe: the engine's thread owns it.
 
-    `resumes` is the runner's: without it every prompt is computed whole, in one chunk, from its beginning.
+    `reserve` of the slots are for sequences that are `express`. `resumes` is the runner's: without it every
+    prompt is computed whole, in one chunk, from its beginning.
     """
 
-    def __init__(self, slots: SlotPool, max_queue: int, *, resumes: bool = True) -> None:
+    def __init__(self, slots: SlotPool, max_queue: int, *, reserve: int = 0, resumes: bool = True) -> None:
         self._slots = slots
+        self._usual = len(slots.slots) - reserve
         self._max_queue = max_queue
         self._resumes = resumes
         self.waiting: deque[Sequence] = deque()
@@ -103,9 +108,10 @@ class Scheduler:
         sequence = next((s for s in self.running if s.phase is Phase.PREFILL), None)
         assignment = None
         if sequence is None:
-            if not self.waiting or not self._slots.has_free or self._gains(self.waiting[0], before):
+            sequence = self._next_waiting()
+            if sequence is None or self._gains(sequence, before):
                 return None
-            sequence = self.waiting.popleft()
+            self.waiting.remove(sequence)
             assignment = self._admit(sequence)
         start, whole = sequence.prefilled, len(sequence.prompt)
         end = start + budget // QUERY_BLOCK * QUERY_BLOCK
@@ -117,15 +123,24 @@ class Scheduler:
         copies = assignment is not None and assignment.source != assignment.slot
         return Chunk(sequence, start, end, assignment if copies else None)
 
+    def _next_waiting(self) -> Sequence | None:
+        """Who may have a free slot now."""
+        if not self.waiting or not self._slots.has_free:
+            return None
+        if (express := next((s for s in self.waiting if s.place.express), None)) is not None:
+            return express
+        usual = sum(not sequence.place.express for sequence in self.running)
+        return self.waiting[0] if usual < self._usual else None
+
     def _gains(self, sequence: Sequence, chunks: list[Chunk]) -> bool:
         """Whether `sequence` could start from what `chunks` compute, and so had better wait a step for it."""
-        slot, cached = self._slots.longest_prefix(sequence.prompt)
+        slot, cached = self._slots.longest_prefix(sequence.prompt, sequence.place.salt)
         return any(chunk.sequence.slot == slot.index and cached > chunk.start for chunk in chunks)
 
     def _admit(self, sequence: Sequence) -> Assignment:
         # Scores of the prompt need its logits, which a reused prefix does not give.
         reuse = self._resumes and sequence.prompt_logprobs is None
-        assignment = self._slots.acquire(sequence.prompt, reuse=reuse)
+        assignment = self._slots.acquire(sequence.prompt, sequence.place.salt, reuse=reuse)
         sequence.slot = assignment.slot
         sequence.cached_tokens = sequence.prefilled = assignment.cached_tokens
         sequence.phase = Phase.PREFILL

@@ -11,6 +11,7 @@ from samovar_server.engine.sampler import Matcher
 from samovar_server.engine.text import TextStream
 from samovar_server.errors import SamovarError
 from samovar_server.protocol.generation import FinishReason
+from samovar_server.protocol.place import Place
 from samovar_server.protocol.sampling import SamplingParams, TokenScore
 
 
@@ -51,7 +52,8 @@ class Sequence:
     `emit` is called with each Output on the thread the engine delivers to. `max_tokens` is already cut
     to what the context window leaves; 0 only scores the prompt. `logprobs` asks for the score of every
     token with that many alternatives, `prompt_logprobs` for those of the prompt, which are in
-    `prompt_scores` when the first Output comes (the first token has none).
+    `prompt_scores` when the first Output comes (the first token has none). `place` is what the server said
+    of the slots it may have.
     """
 
     prompt: list[int]
@@ -61,6 +63,7 @@ class Sequence:
     emit: Callable[[Output], None]
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    place: Place = field(default_factory=Place)
     grammar: Matcher | None = None
     output: list[int] = field(default_factory=list)
     prompt_scores: list[TokenScore] = field(default_factory=list)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from tornado import web
@@ -66,6 +67,16 @@ class Serving:
         return str(self.runner.model.dtype).removeprefix("torch.")
 
     @property
+    def slots(self) -> int:
+        """Sequences that are computed together, but those in the reserve."""
+        return self.runner.slots - self.reserve
+
+    @property
+    def reserve(self) -> int:
+        """Further ones, kept for users with nothing running. A runner may have fewer slots than was asked."""
+        return min(self.spec.reserve, self.runner.slots - 1)
+
+    @property
     def vocabulary_size(self) -> int:
         """Tokens that the model has logits for."""
         size: int = self.runner.model.config.get_text_config().vocab_size
@@ -94,6 +105,7 @@ class Serving:
             self.runner,
             self.compute,
             slots=self.runner.slots,
+            reserve=self.reserve,
             max_queue=self.spec.max_queue,
             deliver=lambda outputs: _call_soon(loop, hand_out, outputs),
             on_failure=give_up,
@@ -124,6 +136,8 @@ class EmbeddingServing:
     embedder: Embedder
     compute: ComputeThread
     load_seconds: dict[str, float]
+    slots: ClassVar[int] = 1
+    reserve: ClassVar[int] = 0
 
     @property
     def device(self) -> str:

@@ -12,12 +12,16 @@ from samovar_server.engine.attention import QUERY_BLOCK
 class Slot:
     """A row of the KV cache. `tokens` are the prompt tokens whose keys and values it holds.
 
+    They are reused under the same `salt` only: how long a prompt takes would tell one user what another
+    has asked.
+
     Only prefilled tokens count: those of generated tokens came from decode steps, whose bits differ
     from a prefill's, and a reused prefix must not show.
     """
 
     index: int
     tokens: list[int] = field(default_factory=list)
+    salt: str = ""
     busy: bool = False
     released: int = 0
 
@@ -43,14 +47,18 @@ class SlotPool:
         """Whether `acquire` can be called."""
         return any(not slot.busy for slot in self.slots)
 
-    def longest_prefix(self, prompt: Sequence[int]) -> tuple[Slot, int]:
+    def longest_prefix(self, prompt: Sequence[int], salt: str = "") -> tuple[Slot, int]:
         """The slot with most of `prompt`, free ones first, and how many tokens of it."""
-        best = max(self.slots, key=lambda slot: (common_blocks(slot.tokens, prompt), not slot.busy))
-        return best, common_blocks(best.tokens, prompt)
 
-    def acquire(self, prompt: Sequence[int], *, reuse: bool = True) -> Assignment:
+        def shared(slot: Slot) -> int:
+            return common_blocks(slot.tokens, prompt) if slot.salt == salt else 0
+
+        best = max(self.slots, key=lambda slot: (shared(slot), not slot.busy))
+        return best, shared(best)
+
+    def acquire(self, prompt: Sequence[int], salt: str = "", *, reuse: bool = True) -> Assignment:
         """Take a free slot for `prompt`. There must be one. Without `reuse` nothing counts as cached."""
-        best, cached = self.longest_prefix(prompt)
+        best, cached = self.longest_prefix(prompt, salt)
         if not reuse:
             cached = 0
         free = [slot for slot in self.slots if not slot.busy]
@@ -59,7 +67,7 @@ class SlotPool:
         else:
             # Low indices first keeps decode batches small; then the prefix that was unused longest.
             target = min(free, key=lambda slot: (bool(slot.tokens), slot.released, slot.index))
-        target.busy = True
+        target.busy, target.salt = True, salt
         target.tokens = list(prompt[:cached])
         return Assignment(target.index, best.index if cached else target.index, cached)
 

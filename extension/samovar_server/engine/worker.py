@@ -59,6 +59,8 @@ async def _serve(pipe: Pipe, server: Serving | EmbeddingServing, imported: float
             context_length=server.context_length,
             memory_bytes=server.memory_bytes(),
             load_seconds={"import": imported, **server.load_seconds},
+            slots=server.slots,
+            reserve=server.reserve,
         )
     )
     await asyncio.Event().wait()

@@ -18,6 +18,7 @@ from samovar_server.hub.application import hub_application
 from samovar_server.hub.identity import HubIdentity, caller_of
 from samovar_server.hub.place import Place
 from samovar_server.relay import Relay
+from samovar_server.sharing import Sharing
 from samovar_server.workbench import Workbench
 
 FAREWELL_SECONDS = 3.0
@@ -37,7 +38,7 @@ class HubService(JupyterApp):
     name = "samovar-hub"
     version = __version__
     description = __doc__ or ""
-    classes = [Workbench, HubAuth]  # noqa: RUF012  # declared as Jupyter declares it
+    classes = [Workbench, Sharing, HubAuth]  # noqa: RUF012  # declared as Jupyter declares it
 
     identity_seconds = Int(
         30,
@@ -71,7 +72,8 @@ class HubService(JupyterApp):
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):  # the Hub sends both, and kills in the end
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        services = Services(token=None, caller_of=caller_of, workbench=Workbench(parent=self), relay=Relay())
+        workbench = Workbench(parent=self, shared=True)
+        services = Services(token=None, caller_of=caller_of, workbench=workbench, relay=Relay())
         hub = HubAuth(parent=self, cache_max_age=self.identity_seconds)
         server = HTTPServer(hub_application(services, HubIdentity(parent=self, hub=hub), place.prefix))
         server.listen(place.port, place.host)

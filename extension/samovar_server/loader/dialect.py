@@ -6,7 +6,8 @@ Answers that are none of these pass as they come: nothing that streams is parsed
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -23,6 +24,8 @@ from samovar_server.loader.options import LoadOptions
 OWN_FIELDS = frozenset(field.name for field in fields(LoadOptions)) | {"ttl", "exact"}
 """Request fields that are meant for samovar, and that other engines refuse or misread."""
 
+SALT = "{salt}"
+
 _WINDOW_WORDS = ("context length", "context size", "context window", "exceed_context_size")
 _SHOWN_CHARACTERS = 500
 
@@ -31,18 +34,34 @@ _SHOWN_CHARACTERS = 500
 class Dialect:
     """One engine's ways. `engine` is its name in messages.
 
-    `model` is what it calls the model; None: it takes any name, and bodies go to it untouched.
+    `model` is what it calls the model; None: it takes any name. `isolating` are the fields by which it keeps
+    what it has computed of a prompt from other users, the value SALT standing for a text of the user's own.
     """
 
     engine: str
     model: str | None = None
+    isolating: Mapping[str, str | bool] = field(default_factory=dict)
+    added: Mapping[str, str | bool] = field(default_factory=dict)
+    """Fields to add to every request."""
+
+    def isolated(self, salt: str) -> Dialect:
+        """The dialect of one user, for whom `salt` stands."""
+        return replace(
+            self,
+            added={name: salt if value == SALT else value for name, value in self.isolating.items()},
+        )
 
     def request(self, body: bytes) -> bytes:
-        """The body to send for a client's `body`, which is a JSON object."""
-        if self.model is None:
+        """The body to send for a client's `body`, which is a JSON object; streams are asked for usage."""
+        asked = json.loads(body)
+        if self.model is None and not asked.get("stream") and not self.added:
             return body
-        asked = {name: value for name, value in json.loads(body).items() if name not in OWN_FIELDS}
-        return json.dumps(asked | {"model": self.model}).encode()
+        if self.model is not None:
+            asked = {name: value for name, value in asked.items() if name not in OWN_FIELDS}
+            asked["model"] = self.model
+        if asked.get("stream"):
+            asked["stream_options"] = {"include_usage": True}
+        return json.dumps(asked | self.added).encode()
 
     def error(self, status: int, body: bytes, retry_after: str | None = None) -> SamovarError:
         """What a refusal means for the client, in samovar's terms."""

@@ -22,7 +22,8 @@ class WorkerSpec:
     """All that a worker needs to load one model and serve it.
 
     `model_path` is the model's folder; `model_name` is what answers call it. `slots` is how many
-    requests are decoded together, `max_queue` how many more may wait. A `context_length` of None
+    requests are decoded together, `reserve` of them in slots that the server fills with newcomers, and
+    `max_queue` how many more may wait. A `context_length` of None
     means the model's own window. `kv_tokens` are the tokens whose keys and values the server counts with;
     None: every slot at full length.
     """
@@ -37,6 +38,7 @@ class WorkerSpec:
     max_queue: int
     secret: str = field(repr=False)
     kv_tokens: int | None = None
+    reserve: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class LlamaCppSpec:
     n_gpu_layers: int
     memory_bytes: int
     secret: str = field(repr=False)
+    reserve: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The worker answers on 127.0.0.1:`port`. `memory_bytes` is what it really takes."""
+    """The worker answers on 127.0.0.1:`port`. `memory_bytes` is what it really takes.
+
+    `slots` is how many sequences it computes together, not counting the `reserve`; None: it does not know.
+    """
 
     port: Annotated[int, Field(gt=0, le=65535)]
     device: str
@@ -110,6 +116,8 @@ class Ready:
     context_length: Annotated[int, Field(gt=0)]
     memory_bytes: NonNegative
     load_seconds: dict[str, Seconds]
+    slots: Annotated[int, Field(gt=0)] | None = None
+    reserve: NonNegative = 0
     event: Literal["ready"] = "ready"
 
 

@@ -77,6 +77,11 @@ class CompletionRequest(GenerationRequest):
         """Completions to generate of each prompt; the best `n` are returned."""
         return self.best_of if self.best_of is not None else self.n
 
+    @property
+    def sequences(self) -> int:
+        """See LoadFields."""
+        return self.samples * len(self.prompt)
+
     def prompt_scores(self) -> int | None:
         """How many alternatives the scores of the prompt's tokens need; None for no scores."""
         wanted = [self.prompt_logprobs, self.logprobs if self.echo else None]

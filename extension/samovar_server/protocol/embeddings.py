@@ -24,6 +24,11 @@ class EmbeddingRequest(LoadFields):
     dimensions: Annotated[int, Field(ge=1)] | None = None
     user: str | None = None
 
+    @property
+    def sequences(self) -> int:
+        """See LoadFields. An embedding model computes one input after the other."""
+        return 1
+
 
 def embedding_answer(
     model: str, vectors: Sequence[Sequence[float]], tokens: int, encoding: str

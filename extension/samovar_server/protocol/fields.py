@@ -65,6 +65,11 @@ class LoadFields(BaseModel):
             return {name: value for name, value in data.items() if value is not None}
         return data
 
+    @property
+    def sequences(self) -> int:
+        """How many sequences the model computes for it; 0: it does not wait for the model's slots."""
+        return 0
+
     def load_options(self) -> LoadOptions:
         """The part of the request that says how the model is to be held in memory."""
         return LoadOptions(**{field.name: getattr(self, field.name) for field in fields(LoadOptions)})
@@ -155,6 +160,11 @@ class GenerationRequest(LoadFields):
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise refusal("min_tokens", "it is larger than max_tokens")
         return self
+
+    @property
+    def sequences(self) -> int:
+        """See LoadFields."""
+        return self.n
 
     @property
     def include_usage(self) -> bool:

@@ -59,6 +59,8 @@ def main() -> None:
             context_length=spec.context_length,
             memory_bytes=resident_bytes() if spec.device == "cpu" else spec.memory_bytes,
             load_seconds={"import": imported, "weights": seconds},
+            slots=spec.slots - spec.reserve,
+            reserve=spec.reserve,
         )
     )
     threading.Event().wait()

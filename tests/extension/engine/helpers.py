@@ -116,7 +116,7 @@ class Request:
 class Bench:
     """An Engine over a RuleRunner, with deliveries made on its own thread."""
 
-    def __init__(self, slots: int = 4, max_queue: int = 100) -> None:
+    def __init__(self, slots: int = 4, max_queue: int = 100, reserve: int = 0) -> None:
         self.runner = RuleRunner(slots)
         self.failure: list[Exception] = []
         self.failed = threading.Event()
@@ -124,6 +124,7 @@ class Bench:
             self.runner,
             ComputeThread(),
             slots=slots,
+            reserve=reserve,
             max_queue=max_queue,
             deliver=self._deliver,
             on_failure=self._fail,

@@ -11,6 +11,7 @@ import torch
 from samovar_server.engine.attention import QUERY_BLOCK
 from samovar_server.engine.pace import MOST_BLOCKS
 from samovar_server.errors import InvalidRequest, QueueFull, SamovarError
+from samovar_server.protocol.place import Place
 from tests.extension.engine.helpers import Bench, Digits, expected, next_token
 
 
@@ -149,6 +150,31 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
         assert refused.value.retry_after == 1
         bench.runner.gate.release(1000)
         assert second.done.wait(30)
+
+
+def test_a_newcomer_goes_before_those_who_wait_into_a_slot_that_is_kept_for_him() -> None:
+    with Bench(slots=3, reserve=1) as bench:
+        bench.runner.gate = threading.Semaphore(0)
+        heavy = [bench.submit([number] * 3, max_tokens=50) for number in range(5)]
+        bench.runner.gate.release(3)
+        light = bench.submit([9, 9], max_tokens=2, place=Place(express=True))
+        bench.runner.gate.release(6)
+        assert light.done.wait(30)
+        assert (bench.engine.running, bench.engine.waiting) == (2, 3)
+        assert not any(request.done.is_set() for request in heavy)
+        bench.runner.gate.release(100_000)
+        assert all(request.done.wait(30) for request in heavy)
+
+
+def test_what_was_computed_under_one_salt_is_computed_again_under_another() -> None:
+    prompt = list(range(90)) + [3] * 10
+    with Bench() as bench:
+        cached = []
+        for salt in ("ada", "bob", "ada"):
+            request = bench.submit(prompt, max_tokens=3, place=Place(salt))
+            assert request.done.wait(30)
+            cached.append(request.sequence.cached_tokens)
+    assert cached == [0, 0, 96]
 
 
 def test_a_failed_step_is_told_and_ends_the_engine() -> None:

@@ -45,3 +45,16 @@ def test_slots_without_a_prefix_go_first_then_the_one_unused_longest() -> None:
     assert pool.acquire([6] * 40).slot == 1
     assert pool.acquire([7] * 40).slot == 0
     assert not pool.has_free
+
+
+def test_a_prefix_is_found_under_its_own_salt_only() -> None:
+    pool = SlotPool(3)
+    prompt = list(range(80))
+    for salt in ("ada", "bob"):
+        slot = pool.acquire(prompt, salt)
+        assert slot.cached_tokens == 0
+        pool.prefilled(slot.slot, prompt)
+        pool.release(slot.slot)
+    assert pool.acquire(prompt, "ada").cached_tokens > 0
+    assert pool.acquire(prompt, "cleo").cached_tokens == 0  # in the slot of another, whose prefix is gone
+    assert pool.acquire(prompt, "bob").cached_tokens > 0

@@ -13,7 +13,7 @@ from samovar_server.errors import (
     SamovarError,
     UpstreamFailed,
 )
-from samovar_server.loader.dialect import Dialect
+from samovar_server.loader.dialect import SALT, Dialect
 
 LLAMA = Dialect("llama.cpp")
 
@@ -25,9 +25,23 @@ def test_where_any_name_will_do_the_body_is_not_touched() -> None:
 
 def test_else_it_carries_the_upstreams_name_and_nothing_that_is_samovars() -> None:
     sent = Dialect("vLLM", "org/m").request(
-        b'{"model": "alias", "ttl": 5, "backend": "vllm", "max_model_len": 10, "top_k": 3, "stream": true}'
+        b'{"model": "alias", "ttl": 5, "backend": "vllm", "max_model_len": 10, "top_k": 3}'
     )
-    assert json.loads(sent) == {"model": "org/m", "top_k": 3, "stream": True}
+    assert json.loads(sent) == {"model": "org/m", "top_k": 3}
+
+
+@pytest.mark.parametrize("dialect", [LLAMA, Dialect("vLLM", "m")], ids=["any name", "a name"])
+def test_streams_are_asked_for_their_token_counts(dialect: Dialect) -> None:
+    sent = dialect.request(b'{"model": "m", "stream": true, "stream_options": {"include_usage": false}}')
+    assert json.loads(sent) == {"model": "m", "stream": True, "stream_options": {"include_usage": True}}
+
+
+def test_each_engine_is_told_in_its_own_way_not_to_reuse_what_it_computed_for_others() -> None:
+    vllm = Dialect("vLLM", "m", isolating={"cache_salt": SALT})
+    sent = [json.loads(vllm.isolated(salt).request(b'{"model": "m"}')) for salt in ("one", "two")]
+    assert sent == [{"model": "m", "cache_salt": "one"}, {"model": "m", "cache_salt": "two"}]
+    llama = Dialect("llama.cpp", isolating={"cache_prompt": False}).isolated("one")
+    assert json.loads(llama.request(b'{"n": 1}')) == {"n": 1, "cache_prompt": False}
 
 
 @pytest.mark.parametrize(

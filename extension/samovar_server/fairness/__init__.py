@@ -1,0 +1,1 @@
+"""Turns: who is served next by a model that has more requests than slots."""

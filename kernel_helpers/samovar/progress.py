@@ -102,6 +102,13 @@ class Wait:
         return f"{line}  {duration(elapsed)}" if elapsed >= WORTH_SECONDS else line
 
 
+def pulling(model: str, done: int, total: int, *words: str) -> str:
+    """One line on the way of `model` to the disk: `done` of `total` bytes (0: nobody knows), and `words`."""
+    fraction = done / total if total else 0.0
+    far = [bar(fraction), f"{fraction:4.0%}", share(done, total)] if total else []
+    return "  ".join([f"Pulling {model}", *far, *(word for word in words if word)])
+
+
 class ProgressLine:
     """One line of progress on `stream`: overwritten on a terminal, written now and then elsewhere."""
 

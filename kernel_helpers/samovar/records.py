@@ -194,6 +194,32 @@ class StoredModel(_Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Leftover(_Record):
+    """What takes disk space and is no model. `kind`: partial, orphan, conversion."""
+
+    kind: str
+    path: str
+    model: str = ""
+    size_bytes: int = 0
+    modified: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaning(_Record):
+    """What was removed from the server's disk, or would be, and what stays as it is in use."""
+
+    removed: Sequence[Leftover] = ()
+    in_use: Sequence[Leftover] = ()
+    freed_bytes: int = 0
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Self:
+        """The record in `told`, with that of each leftover."""
+        lists = {name: tuple(map(Leftover.from_json, told[name])) for name in ("removed", "in_use")}
+        return super(Cleaning, cls).from_json({**told, **lists})
+
+
+@dataclass(frozen=True, slots=True)
 class FoundModel(_Record):
     """A model on the Hugging Face Hub. Sizes are bytes of weights, None where the Hub does not say."""
 

@@ -18,6 +18,7 @@ from samovar.errors import ConnectionLost, SamovarError, ServerError
 from samovar.options import nearest
 from samovar.records import (
     OPEN,
+    Cleaning,
     DeviceMemory,
     Download,
     Estimate,
@@ -193,6 +194,15 @@ class Session(Wire):
     def inventory(self) -> list[StoredModel]:
         """The models on the server's disk, incomplete ones included."""
         return [StoredModel.from_json(told) for told in self._call("GET", "/models/inventory")["models"]]
+
+    def clean(self, *, older_than_days: float = 0.0, dry_run: bool = False) -> Cleaning:
+        """Free the server's disk of what is no model; with `dry_run` only say what would go.
+
+        That is parts of downloads, blobs that nothing refers to, and conversions of models that are gone,
+        unless somebody is at work on them or has written to them since.
+        """
+        body = {"older_than_days": older_than_days, "dry_run": dry_run}
+        return Cleaning.from_json(self._call("POST", "/models/clean", body))
 
     def search(self, text: str, *, limit: int = 20) -> list[FoundModel]:
         """Models of the Hugging Face Hub whose names contain `text`."""

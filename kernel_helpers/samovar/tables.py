@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from samovar.progress import size
-from samovar.records import LoadedModel, Model
+from samovar.progress import duration, share, size
+from samovar.records import Download, Leftover, LoadedModel, Model
 
 
 def models_table(models: Sequence[Model]) -> str:
@@ -59,6 +59,40 @@ def loaded_line(model: LoadedModel) -> str:
 def unloaded_line(models: Sequence[LoadedModel]) -> str:
     """One line on the models whose memory is free again."""
     return f"Unloaded {', '.join(model.model for model in models)}" if models else "Nothing was in memory."
+
+
+def downloads_table(jobs: Sequence[Download]) -> str:
+    """Downloads, and why those failed that have."""
+    if not jobs:
+        return "There were no downloads. Begin one: samovar pull demo"
+    rows = [
+        [
+            job.job_id[:8],
+            job.url,
+            job.status,
+            f"{job.bytes_done / job.bytes_total:.0%}" if job.bytes_total else "",
+            share(job.bytes_done, job.bytes_total),
+            f"{size(job.bytes_per_second)}/s" if job.bytes_per_second else "",
+            duration(job.eta_seconds) if job.eta_seconds is not None else "",
+        ]
+        for job in jobs
+    ]
+    text = table(["JOB", "MODEL", "STATUS", "DONE", "BYTES", "RATE", "LEFT"], rows)
+    failures = [f"{job.job_id[:8]}: {job.error}" for job in jobs if job.error]
+    return "\n".join([text, *failures])
+
+
+def leftovers_table(leftovers: Sequence[Leftover]) -> str:
+    """What takes disk space and is no model."""
+    rows = [[KINDS.get(left.kind, left.kind), left.model, size(left.size_bytes)] for left in leftovers]
+    return table(["WHAT", "OF", "SIZE"], rows)
+
+
+KINDS = {
+    "partial": "part of a download",
+    "orphan": "blob without a model",
+    "conversion": "conversion of a model that is gone",
+}
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import threading
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,6 +73,8 @@ class FakeWorkbench(FakeServer):
     stored: list[dict[str, Any]] = field(default_factory=lambda: [dict(STORED)])
     found: list[dict[str, Any]] = field(default_factory=lambda: [dict(FOUND)])
     jobs: list[dict[str, Any]] = field(default_factory=list)
+    steps: deque[dict[str, Any]] = field(default_factory=deque)  # of the one job, each time it is asked for
+    leftovers: list[dict[str, Any]] = field(default_factory=list)
     check: dict[str, Any] = field(default_factory=lambda: dict(CHECK))
     estimate: dict[str, Any] = field(default_factory=lambda: dict(ESTIMATE))
     refusal: dict[str, Any] | None = None  # what the routes for downloads and the Hub answer instead
@@ -87,6 +90,7 @@ class FakeWorkbench(FakeServer):
             ("/v1/models/stats", Stats),
             ("/v1/models/estimate", Estimate),
             ("/v1/models/inventory", Inventory),
+            ("/v1/models/clean", Clean),
             ("/v1/models/search", Search),
             ("/v1/models/verify-repo", Verify),
             ("/v1/models/download", DownloadList),
@@ -161,6 +165,20 @@ class Inventory(Workbench):
         self.finish({"models": self.fake.stored})
 
 
+class Clean(Workbench):
+    def post(self) -> None:
+        freed = sum(left["size_bytes"] for left in self.fake.leftovers)
+        self.finish(
+            {
+                "removed": self.fake.leftovers,
+                "in_use": [{"kind": "orphan", "path": "x"}],
+                "freed_bytes": freed,
+            }
+        )
+        if not self.body["dry_run"]:
+            self.fake.leftovers = []
+
+
 class Hub(Workbench):
     def answer(self, answer: Mapping[str, Any]) -> None:
         if self.fake.refusal is not None:
@@ -188,6 +206,11 @@ class DownloadList(Hub):
 
 
 class OneDownload(Hub):
+    def get(self, job_id: str) -> None:
+        self.answer(JOB | {"job_id": job_id} | self.fake.steps[0])
+        if len(self.fake.steps) > 1:
+            self.fake.steps.popleft()
+
     def delete(self, job_id: str) -> None:
         self.answer(JOB | {"job_id": job_id, "status": "cancelled"})
 

@@ -86,8 +86,9 @@ def advanced(job: Job, event: Mapping[str, Any], now: float) -> Job:
             return _progressed(job, event)
         case "done":
             done = max(job.bytes_total, job.bytes_done)
+            message = "is already here" if event["already_there"] else "is here"
             return replace(
-                ended(job, "completed", "is here", now),
+                ended(job, "completed", message, now),
                 path=event["path"],
                 revision=event["revision"] or job.revision,
                 bytes_done=done,

@@ -48,19 +48,16 @@ def _run(arguments: Sequence[str]) -> int:
         sys.stdout.write(parser.format_help())
         return 0
     match options.command:
-        case "pull":
-            from samovar.cli.pull import pull
-
-            return pull(options.model)
+        case "pull" | "resume":
+            from samovar.cli.pull import COMMANDS
+        case "downloads" | "cancel":
+            from samovar.cli.downloads import COMMANDS
+        case "clean":
+            from samovar.cli.clean import COMMANDS
         case "run":
-            from samovar.cli.run import run
-
-            return run(options)
+            from samovar.cli.run import COMMANDS
         case "serve" | "lab" | "hub":
-            from samovar.cli.launch import launch
-
-            return launch(options.command, options.jupyter)
+            from samovar.cli.launch import COMMANDS
         case _:
             from samovar.cli.models import COMMANDS
-
-            return COMMANDS[options.command](options)
+    return COMMANDS[options.command](options)

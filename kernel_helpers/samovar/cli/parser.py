@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from samovar.errors import BadOption
 from samovar.generation_options import add_generation_options
-from samovar.options import OptionParser, nearest
+from samovar.options import OptionParser, nearest, number
 
 DESCRIPTION = """\
 Language models kept hot for every notebook, from a terminal.
@@ -48,9 +48,28 @@ def make_parser() -> CommandParser:
     )
 
     pull = commands.add_parser("pull", help="bring a model to this machine")
-    pull.add_argument("model", metavar="MODEL", help="such as demo")
+    pull.add_argument(
+        "model", metavar="MODEL", help="demo, org/name, org/name@revision or org/name:Q4_K_M (of a GGUF repo)"
+    )
+    pull.add_argument(
+        "--include", action="append", default=[], metavar="GLOB", help="bring only files whose paths match"
+    )
+    pull.add_argument(
+        "--exclude", action="append", default=[], metavar="GLOB", help="leave out files whose paths match"
+    )
+
+    commands.add_parser("downloads", help="list the downloads and how far they are")
+    for name, what in (("cancel", "stop a download"), ("resume", "go on with a download")):
+        command = commands.add_parser(name, help=what)
+        command.add_argument("job", metavar="JOB", help="its id, or the beginning of it, or its model")
 
     commands.add_parser("list", help="list the models on this machine")
+    clean = commands.add_parser("clean", help="free disk space that no model needs")
+    clean.add_argument("--yes", action="store_true", help="do not ask")
+    clean.add_argument(
+        "--older-than", type=number, default=0.0, metavar="DAYS", help="only what nobody has written to since"
+    )
+
     commands.add_parser("ps", help="list the models in memory")
 
     run = commands.add_parser("run", help="generate text")

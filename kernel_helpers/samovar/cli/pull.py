@@ -1,103 +1,86 @@
-"""`samovar pull`: the downloader, in a process of its own that can be stopped, and its progress."""
+"""`samovar pull` and `samovar resume`: a download of the running server, watched from a terminal.
+
+So it is seen in Jupyter, too, and goes on when the terminal is closed. Without a server the downloader runs
+by itself (`local_pull.py`).
+"""
 
 from __future__ import annotations
 
-import json
-import signal
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib.util import find_spec
-from types import FrameType
-from typing import IO, Any, NoReturn
+import time
+from argparse import Namespace
+from collections.abc import Callable, Mapping
 
-from samovar.errors import SamovarError
-from samovar.progress import ProgressLine, bar, share
+from samovar.cli.downloads import find
+from samovar.errors import NoServer, SamovarError
+from samovar.progress import ProgressLine, duration, pulling, size
+from samovar.records import Download
+from samovar.session import Session, current_session
 
-COMMAND = (sys.executable, "-m", "samovar_server.downloader.pull")
-NEEDS = ("samovar_server", "huggingface_hub", "torch", "transformers")
-STOP_SECONDS = 5.0
-"""How long a downloader may take to clean up before it is killed."""
+POLL_SECONDS = 0.5
+"""As often as a download tells of itself."""
 
 
-def pull(model: str, command: Sequence[str] = COMMAND) -> int:
-    """Bring `model` to this machine."""
-    missing = [name for name in NEEDS if find_spec(name) is None]
-    if missing:
-        raise SamovarError(
-            f"Bringing models needs {', '.join(missing)}, which this environment lacks. "
-            "Run: pip install 'samovar[local]'"
-        )
+def pull(options: Namespace) -> int:
+    """Bring a model to the server's disk, or to this machine's when no server runs."""
+    try:
+        session = current_session()
+    except NoServer:
+        from samovar.cli.local_pull import pull as pull_here
+
+        named = {"include": options.include, "exclude": options.exclude}
+        choice = [f"--{name}={glob}" for name, globs in named.items() for glob in globs]
+        return pull_here(options.model, choice)
+    known = {job.job_id for job in session.downloads()}
+    job = session.download(options.model, include=options.include, exclude=options.exclude)
+    return _watch(session, job, is_ours=job.job_id not in known)
+
+
+def resume(options: Namespace) -> int:
+    """Go on with a download that was cancelled or has failed."""
+    session = current_session()
+    job = session.resume_download(find(session, options.job).job_id)
+    return _watch(session, job, is_ours=True)
+
+
+def _watch(session: Session, job: Download, *, is_ours: bool) -> int:
+    """Show the progress to the end. An interrupt cancels the download, if it was begun here."""
     line = ProgressLine()
-    with tempfile.TemporaryFile() as errors, _downloader([*command, model], errors) as events:
-        try:
-            done = _follow(events, line, model)
-        finally:
-            line.clear()
-        if done is None:
-            raise SamovarError(f"The download ended unexpectedly: {_last_line(errors)}")
-    there = "is already here" if done["already_there"] else "is here"
-    sys.stdout.write(f"{done['name']} {there}: {done['path']}\n")
+    try:
+        while not job.is_over:
+            line.show(_words(job), phase=job.status, fraction=_fraction(job))
+            time.sleep(POLL_SECONDS)
+            job = session.find_download(job.job_id)
+    except KeyboardInterrupt:
+        line.clear()
+        if is_ours:
+            session.cancel_download(job.job_id)
+        sys.stderr.write(f"{_after_interrupt(job, is_ours=is_ours)}\n")
+        raise
+    finally:
+        line.clear()
+    if job.status != "completed":
+        raise SamovarError(
+            job.error or f"The download of {job.url} was cancelled: samovar resume {job.job_id[:8]}"
+        )
+    sys.stdout.write(f"{job.url} {job.message}: {job.path}\n")
     return 0
 
 
-def _follow(events: Iterator[dict[str, Any]], line: ProgressLine, model: str) -> dict[str, Any] | None:
-    """Show the progress; the last event, or None when there was none."""
-    for event in events:
-        match event["event"]:
-            case "progress":
-                done, total = event.get("bytes_done") or 0, event.get("bytes_total") or 0
-                fraction = done / total if total else 0.0
-                message = event.get("message") or event["phase"]
-                far = [bar(fraction), f"{fraction:4.0%}", share(done, total)] if total else []
-                line.show(
-                    "  ".join([f"Pulling {model}", *far, message]), phase=event["phase"], fraction=fraction
-                )
-            case "failed":
-                raise SamovarError(event["message"])
-            case "done":
-                return event
-    return None
+def _after_interrupt(job: Download, *, is_ours: bool) -> str:
+    if is_ours:
+        return f"Cancelled; what has come is kept. Go on with: samovar resume {job.job_id[:8]}"
+    return f"The download was begun elsewhere and goes on. End it with: samovar cancel {job.job_id[:8]}"
 
 
-@contextmanager
-def _downloader(command: Sequence[str], errors: IO[bytes]) -> Iterator[Iterator[dict[str, Any]]]:
-    """The events of the downloader, which ends when the context does, whatever ends that."""
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        text=True,
-        encoding="utf-8",
-        start_new_session=True,  # Ctrl-C reaches this process only, which then ends the other one cleanly
-    )
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        assert process.stdout is not None
-        yield (json.loads(text) for text in process.stdout)
-        process.wait()
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        _end(process)
+def _fraction(job: Download) -> float:
+    return job.bytes_done / job.bytes_total if job.bytes_total else 0.0
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    process.terminate()
-    try:
-        process.communicate(timeout=STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
+def _words(job: Download) -> str:
+    rate = f"{size(job.bytes_per_second)}/s" if job.bytes_per_second else ""
+    left = f"{duration(job.eta_seconds)} left" if job.eta_seconds is not None else ""
+    return pulling(job.url, job.bytes_done, job.bytes_total, rate, left or job.message)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-def _last_line(errors: IO[bytes]) -> str:
-    errors.seek(0)
-    lines = errors.read().decode("utf-8", "replace").split("\n")
-    return next((text for text in reversed(lines) if text.strip()), "it said nothing")
+COMMANDS: Mapping[str, Callable[[Namespace], int]] = {"pull": pull, "resume": resume}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections.abc import Callable, Mapping
 from contextlib import closing
 
 from samovar.display import LoadLine, TextScreen
@@ -37,3 +38,6 @@ def _standard_input() -> str:
     if sys.stdin.isatty():
         sys.stderr.write("Type the prompt and end it with Ctrl-D.\n")
     return sys.stdin.read()
+
+
+COMMANDS: Mapping[str, Callable[[Namespace], int]] = {"run": run}

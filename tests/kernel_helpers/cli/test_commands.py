@@ -13,6 +13,7 @@ from tests.fakes.fake_server import MODEL, SECONDS, FakeServer, Load, Reply, err
 from tests.kernel_helpers.cli.conftest import Start
 
 Samovar = Callable[..., tuple[int, str, str]]
+COMMANDS = "pull, downloads, cancel, resume, list, clean, ps, run, stop, serve, lab, hub"
 
 
 def test_help_needs_nothing_heavy() -> None:
@@ -24,8 +25,8 @@ print({"httpx", "openai", "IPython", "jupyter_core", "asyncio"} & set(sys.module
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("light\n")
-    for command in ("pull", "list", "ps", "run", "stop", "serve", "lab"):
-        assert f"\n    {command} " in done.stdout
+    for command in COMMANDS.split(", "):
+        assert f"\n    {command}" in done.stdout
 
 
 def test_version(samovar: Samovar) -> None:
@@ -41,7 +42,7 @@ def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str])
     ("line", "told"),
     [
         ("lst", "There is no command 'lst'. Did you mean list?"),
-        ("xyzzy", "There is no command 'xyzzy'. There are: pull, list, ps, run, stop, serve, lab, hub."),
+        ("xyzzy", f"There is no command 'xyzzy'. There are: {COMMANDS}."),
         ("run --tempreature 1 x", "There is no option --tempreature. Did you mean --temperature?"),
         ("run --seed x y", "--seed: 'x' is not a whole number. samovar run --help lists the options."),
         ("--verison", "There is no option --verison. Did you mean --version?"),

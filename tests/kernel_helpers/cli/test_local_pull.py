@@ -1,4 +1,4 @@
-"""`samovar pull` with a downloader that is a script: a fake `samovar_server` shadows the real one."""
+"""`samovar pull` without a server, with a downloader that is a script and shadows the real one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from samovar.cli import main
-from samovar.cli import pull as pull_module
+from samovar.cli import local_pull, main
 from tests.fakes.fake_server import SECONDS
 from tests.kernel_helpers.cli.conftest import Start
 
@@ -54,6 +53,13 @@ def test_progress_and_end(samovar: Samovar, downloader: Fake) -> None:
     assert "50 B of 100 B  from the Hub" in err
 
 
+def test_the_files_that_were_chosen(samovar: Samovar, downloader: Fake) -> None:
+    environ = downloader("tell('failed', code='x', message=' '.join(sys.argv[1:])); sys.exit(1)")
+    line = ["pull", "org/a", "--include", "*.json", "--include=-x", "--exclude", "b"]
+    told = "samovar: --include=*.json --include=-x --exclude=b org/a\n"
+    assert samovar(*line, environ=environ) == (1, "", told)
+
+
 def test_the_second_time(samovar: Samovar, downloader: Fake) -> None:
     environ = downloader("tell('done', path='/models/x', name='demo', already_there=True)")
     assert samovar("pull", "demo", environ=environ) == (0, "demo is already here: /models/x\n", "")
@@ -85,7 +91,7 @@ def test_an_interrupt_ends_the_downloader(start: Start, downloader: Fake, number
 
 
 def test_what_is_missing_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(pull_module, "find_spec", lambda name: None if name == "torch" else object())
+    monkeypatch.setattr(local_pull, "find_spec", lambda name: None if name == "torch" else object())
     assert main(["pull", "demo"]) == 1
     told = "Bringing models needs torch, which this environment lacks. Run: pip install 'samovar[local]'"
     assert capsys.readouterr().err == f"samovar: {told}\n"

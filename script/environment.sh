@@ -30,11 +30,11 @@ find_python() {
 }
 
 # prepare EXTRAS: after it, .venv holds an editable samovar[EXTRAS] at the pinned versions.
-# A stamp remembers what was installed from, so that a second call costs milliseconds. The config of the
-# extension belongs to it because even an editable install copies it, the path because it links to it.
+# A stamp remembers what was installed from, so that a second call costs milliseconds. The extensions of server
+# and Lab belong to it because even an editable install copies them, the path because it links to it.
 prepare() {
   local extras=$1 origin stamp python
-  origin="$PWD $(cat pyproject.toml constraints.txt extension/jupyter-config/*/*.json | cksum)"
+  origin="$PWD $(cat pyproject.toml constraints.txt extension/jupyter-config/*/*.json extension/labextension/*.json extension/labextension/static/* | cksum)"
   stamp="$venv/samovar[$extras]"
   if [ -x "$venv/bin/python" ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$origin" ]; then
     return

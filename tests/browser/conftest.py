@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.fakes.fake_hub import FakeHub, serving
 from tests.notebooks.jupyter import TOKEN, Jupyter, jupyter
 
 ROOT = Path(__file__).parents[2]
@@ -45,16 +46,31 @@ def browser(chromium: str) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def lab(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jupyter]:
-    """A server with the Lab; the notebooks are copies."""
+def hub() -> Iterator[FakeHub]:
+    """The Hugging Face Hub of the Lab's server: one small model."""
+    files = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": bytes(8_000_000)}
+    weights = {"total": 2_000_000, "parameters": {"F32": 2_000_000}}
+    found: list[dict[str, object]] = [{"id": "org/tiny", "gated": False, "safetensors": weights}]
+    with serving(FakeHub(files=files, found=found)) as fake:
+        yield fake
+
+
+@pytest.fixture(scope="session")
+def lab(demo_model: Path, hub: FakeHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jupyter]:
+    """A server with the Lab and Notebook 7; the notebooks are copies."""
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
-    with jupyter(
-        folder,
-        f"--Workbench.model_folders={demo_model.parent}",
-        "--ServerApp.jpserver_extensions=jupyterlab=True",
-    ) as server:
-        yield server
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("HF_ENDPOINT", hub.url)
+        environment.setenv("HF_HUB_CACHE", str(folder / "hub"))
+        environment.delenv("HF_HUB_OFFLINE", raising=False)
+        with jupyter(
+            folder,
+            f"--Workbench.model_folders={demo_model.parent}",
+            "--ServerApp.jpserver_extensions=jupyterlab=True",
+            "--ServerApp.jpserver_extensions=notebook=True",
+        ) as server:
+            yield server
 
 
 @pytest.fixture

@@ -173,7 +173,7 @@ def jupyter(folder: Path, *options: str) -> Iterator[Jupyter]:
 def environment(folder: Path) -> dict[str, str]:
     """Nothing of a server around this test; `samovar` on PATH, as an activated environment has it."""
     around = ("SAMOVAR_", "JPY_", "JUPYTERHUB_", "JUPYTER_SERVER_")
-    own = {f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "RUNTIME")}
+    own = {f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith(around)},
         **own,

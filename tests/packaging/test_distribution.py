@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tarfile
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,17 @@ def test_wheel_enables_the_extension_and_carries_the_licence(distributions: Dist
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     (entry_points,) = (text for name, text in names.items() if name.endswith("entry_points.txt"))
     assert b"samovar = samovar.cli:main" in entry_points
+
+
+def test_wheel_brings_the_lab_its_part_and_the_documentation(distributions: Distributions) -> None:
+    place = ".data/data/share/jupyter/labextensions/samovar-lab/"
+    wheel = contents(distributions.wheel)
+    files = {name.partition(place)[2]: data for name, data in wheel.items() if place in name}
+    package = json.loads(files["package.json"])
+    assert package["version"] == version("samovar")
+    assert package["jupyterlab"]["_build"]["load"] in files
+    assert files["static/docs/README.md"] == (ROOT / "README.md").read_bytes()
+    assert "static/docs/docs/widgets.md" in files
 
 
 def test_sdist_holds_sources_tests_and_papers_but_no_leavings(distributions: Distributions) -> None:

@@ -23,6 +23,8 @@ def assert_enabled(environment: Environment) -> None:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", listing)
     assert "samovar_server enabled" in plain
     assert f"samovar_server {version('samovar')} OK" in plain
+    lab = environment.prefix / "share" / "jupyter" / "labextensions" / "samovar-lab"
+    assert (lab / "static" / "remoteEntry.js").is_file()
 
 
 def test_wheel(distributions: Distributions, install: Install) -> None:

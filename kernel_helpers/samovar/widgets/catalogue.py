@@ -29,7 +29,7 @@ class Choice:
             "" if self.size_bytes is None else size(self.size_bytes),
             self.format,
             "on disk" if self.on_disk else "on the Hub",
-            {True: "✓ fits in memory", False: "✗ too large for memory", None: ""}[self.fits],
+            {True: "✓ fits", False: "✗ too large", None: ""}[self.fits],
             "needs a licence" if self.gated else "",
         ]
         return " · ".join(fact for fact in facts if fact)

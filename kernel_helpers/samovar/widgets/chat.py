@@ -16,7 +16,7 @@ from samovar.widgets.answer import Answer, Frames
 from samovar.widgets.dialogue import Dialogue, Parameters, Turn
 from samovar.widgets.export import write_notebook
 from samovar.widgets.panel import Panel
-from samovar.widgets.parts import WIDE, Rows, button, growing, model_box, row
+from samovar.widgets.parts import FIRST, WIDE, Rows, button, growing, model_box, row
 
 NAMES = {"user": "You", "assistant": "Model"}
 
@@ -46,7 +46,7 @@ class Chat(Panel):
         self._frames = Frames()
         self._said = ""
         self.model = model_box(model)
-        number = {"style": WIDE, "layout": {"width": "150px"}}
+        number = {"style": WIDE, "layout": {"width": "142px"}}
         self.temperature = ipywidgets.BoundedFloatText(
             value=temperature, min=0.0, max=2.0, step=0.1, description="Temperature", **number
         )
@@ -59,7 +59,7 @@ class Chat(Panel):
         self.seed = ipywidgets.Text(description="Seed", placeholder="none", continuous_update=False, **number)
         self.system = growing(
             ipywidgets.Textarea(
-                value=system, description="System", rows=2, continuous_update=False, style=WIDE
+                value=system, description="System", rows=2, continuous_update=False, style=FIRST
             )
         )
         self.rows = Rows(lambda key: _Row(self, int(key)))
@@ -69,18 +69,19 @@ class Chat(Panel):
                 rows=2,
                 placeholder="Ask something",
                 continuous_update=False,
-                style=WIDE,
+                style=FIRST,
             )
         )
         self.send_button = button("Send", "Send the message", self._ask)
         self.stop_button = button("Stop", "End the answer that is coming; what has come stays", self._stop)
-        self.again_button = button("Regenerate", "Ask the last question again", self._again, width="100px")
+        self.again_button = button("Regenerate", "Ask the last question again", self._again)
         self.clear_button = button("Clear", "Forget the conversation", self._clear)
         self.export_button = button("Export", "Write the conversation as a notebook", self._export)
         self.note = ipywidgets.HTML()
         super().__init__(
             [
-                row(self.model, self.temperature, self.top_p, self.max_tokens, self.seed),
+                row(self.model),
+                row(self.temperature, self.top_p, self.max_tokens, self.seed),
                 row(self.system),
                 self.rows.box,
                 row(self.text),
@@ -117,7 +118,7 @@ class Chat(Panel):
             if editing is None
             else f"Sending replaces question {editing // 2 + 1} and what follows."
         )
-        self.note.value = html.line(note, dim=True) if note else ""
+        self.note.value = html.news(note)
 
     def picture(self) -> str:
         """The conversation as it is."""

@@ -1,8 +1,9 @@
-"""The comparison: prompts by models or parameters, filling in live."""
+"""The comparison: prompts by models and settings, filling in live."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from keyword import iskeyword
@@ -16,10 +17,10 @@ from samovar.records import OPEN, Event
 from samovar.session import Session, current_session
 from samovar.widgets import html
 from samovar.widgets.answer import Frames
-from samovar.widgets.dialogue import Parameters
 from samovar.widgets.grid import Cell, Grid, Place
 from samovar.widgets.panel import Panel
-from samovar.widgets.parts import WIDE, button, growing, row
+from samovar.widgets.parts import FIRST, WIDE, button, growing, row
+from samovar.widgets.settings import parse_setting
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,13 +30,16 @@ CONCURRENCY = 4
 
 
 class Compare(Panel):
-    """Every prompt, answered by every model at every temperature, side by side.
+    """Every prompt, answered by every model under every setting, side by side.
 
-        compare = samovar.widgets.Compare(["Why is the sky blue?"], temperatures=[0, 1])
+        compare = samovar.widgets.Compare(
+            ["Why is the sky blue?"], settings=["--temperature 0", "--temperature 1 --top-p 0.9"]
+        )
         compare
         compare.dataframe()
 
-    A prompt to a line. `rows()` gives the answers as dictionaries, `dataframe()` with pandas.
+    A prompt to a line, and a setting, in the options of `%%generate`. `max_tokens` holds where a setting
+    says nothing else. `rows()` gives the answers as dictionaries, `dataframe()` with pandas.
     """
 
     title = "Compare"
@@ -46,43 +50,24 @@ class Compare(Panel):
         prompts: Sequence[str] = (),
         models: Sequence[str] = (),
         *,
-        temperatures: Sequence[float] = (0.0,),
+        settings: Sequence[str] = ("--temperature 0",),
         max_tokens: int = 128,
-        system: str = "",
-        seed: int | None = None,
         connect: Callable[[], Session] = current_session,
     ) -> None:
         self.state = Grid()
-        self._system = system
-        self._seed = seed
         self._frames = Frames()
         self._said = ""
-        self.prompts = growing(
-            ipywidgets.Textarea(
-                value="\n".join(prompts),
-                description="Prompts",
-                placeholder="one to a line",
-                rows=3,
-                continuous_update=False,
-                style=WIDE,
-            )
-        )
+        self.prompts = _lines("Prompts", prompts, "one to a line")
         self.models = growing(
             ipywidgets.Text(
                 value=", ".join(models),
                 description="Models",
                 placeholder="names with commas between; empty: the default",
                 continuous_update=False,
-                style=WIDE,
+                style=FIRST,
             )
         )
-        self.temperatures = ipywidgets.Text(
-            value=", ".join(f"{temperature:g}" for temperature in temperatures),
-            description="Temperatures",
-            continuous_update=False,
-            style=WIDE,
-            layout={"width": "210px"},
-        )
+        self.settings = _lines("Settings", settings, "one to a line, such as --temperature 1 --top-p 0.9")
         self.max_tokens = ipywidgets.BoundedIntText(
             value=max_tokens,
             min=1,
@@ -91,14 +76,14 @@ class Compare(Panel):
             style=WIDE,
             layout={"width": "150px"},
         )
-        self.run_button = button("Run", "Answer every prompt under every setting", self._run)
-        self.stop_button = button("Stop", "End the answers that are still to come", self._stop)
+        self.run_button = button("Run", "Answer every prompt under every setting", self._start)
+        self.stop_button = button("Stop", "End the answers that are still to come", self.stop)
         self.variable = ipywidgets.Text(
             value="compared",
             description="Variable",
             continuous_update=False,
             style=WIDE,
-            layout={"width": "180px"},
+            layout={"width": "160px"},
         )
         self.export_button = button("Export", "Put the answers into this variable", self._export)
         self.table = ipywidgets.HTML()
@@ -106,8 +91,9 @@ class Compare(Panel):
         super().__init__(
             [
                 row(self.prompts),
-                row(self.models, self.temperatures, self.max_tokens),
-                row(self.run_button, self.stop_button, self.variable, self.export_button),
+                row(self.models),
+                row(self.settings),
+                row(self.run_button, self.stop_button, self.max_tokens, self.variable, self.export_button),
                 self.table,
                 self.note,
             ],
@@ -128,7 +114,7 @@ class Compare(Panel):
         self.stop_button.disabled = not busy
         self.export_button.disabled = busy or not self.state.prompts
         self.table.value = self._table()
-        self.note.value = html.line(self._said, dim=True) if self._said else ""
+        self.note.value = html.news(self._said)
 
     def picture(self) -> str:
         """The answers as they are."""
@@ -157,38 +143,47 @@ class Compare(Panel):
         shown = "".join(f"<td>{_describe(cell)}</td>" for cell in cells)
         return f'<tr><th scope="row">{escape(prompt)}</th>{shown}</tr>'
 
-    def _columns(self) -> list[Parameters] | None:
-        models = [name.strip() for name in self.models.value.split(",") if name.strip()]
-        try:
-            temperatures: list[float | None] = [
-                float(text) for text in self.temperatures.value.split(",") if text.strip()
-            ]
-        except ValueError:
-            self.say(
-                f"Temperatures are numbers with commas between: 0, 0.7; not {self.temperatures.value!r}."
-            )
-            return None
-        return [
-            Parameters(model, temperature, max_tokens=self.max_tokens.value, seed=self._seed)
-            for model in models or [None]
-            for temperature in temperatures or [None]
-        ]
+    def run(self) -> None:
+        """Answer every prompt under every setting, and wait for the last answer.
 
-    def _run(self) -> None:
-        prompts = [line.strip() for line in self.prompts.value.splitlines() if line.strip()]
-        columns = self._columns()
-        if columns is None:
-            return
+        BadOption says what is wrong with an entry; interrupting the cell stops the answers.
+        """
+        thread = self._begin()
+        try:
+            thread.join()
+        except KeyboardInterrupt:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the answers that are still to come; what has come stays."""
+        with self.guard:
+            self.state.stop()
+
+    def _start(self) -> None:
+        try:
+            self._begin()
+        except BadOption as error:
+            self.say(str(error))
+
+    def _begin(self) -> threading.Thread:
+        """Begin to answer, on the thread that is returned."""
+        prompts = _entries(self.prompts.value.splitlines())
         if not prompts:
-            self.say("Write a prompt first.")
-            return
+            raise BadOption("Write a prompt first.")
+        models: Sequence[str | None] = _entries(self.models.value.split(",")) or [None]
+        columns = [
+            parse_setting(line, model, self.max_tokens.value)
+            for model in models
+            for line in _entries(self.settings.value.splitlines()) or [""]
+        ]
         with self.guard:
             if self.state.busy:
-                return
-            self.state.begin(prompts, columns, self._system)
+                raise BadOption("Stop the answers that are coming first.")
+            self.state.begin(prompts, columns)
             self._said = ""
         self.update()
-        self.work(self._fill)
+        return self.work(self._fill)
 
     def _fill(self, session: Session) -> None:
         with ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="samovar-compare") as pool:
@@ -216,10 +211,6 @@ class Compare(Panel):
         with self.guard:
             self.state.finish(place, result, failure)
 
-    def _stop(self) -> None:
-        with self.guard:
-            self.state.stop()
-
     def _export(self) -> None:
         from IPython.core.getipython import get_ipython
 
@@ -242,8 +233,25 @@ class Compare(Panel):
 
     def close(self) -> None:
         """Stop the answers that are still to come, and end."""
-        self._stop()
+        self.stop()
         super().close()
+
+
+def _lines(description: str, lines: Sequence[str], placeholder: str) -> ipywidgets.Widget:
+    return growing(
+        ipywidgets.Textarea(
+            value="\n".join(lines),
+            description=description,
+            placeholder=placeholder,
+            rows=max(2, min(len(lines), 6)),
+            continuous_update=False,
+            style=FIRST,
+        )
+    )
+
+
+def _entries(texts: Iterable[str]) -> list[str]:
+    return [text.strip() for text in texts if text.strip()]
 
 
 def _describe(cell: Cell) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
-from samovar.request import Message, Request
+from samovar.request import Message, Request, make_request
 from samovar.result import Generation
 
 
@@ -22,14 +22,7 @@ class Parameters:
 
     def request(self, messages: Sequence[Message]) -> Request:
         """A request for the next turn after `messages`."""
-        return Request(
-            messages=tuple(messages),
-            model=self.model,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            max_tokens=self.max_tokens,
-            seed=self.seed,
-        )
+        return make_request(messages, asdict(self))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from samovar.records import OPEN, Event, RepoCheck
 from samovar.session import Session, current_session
 from samovar.widgets import html
 from samovar.widgets.panel import Panel
-from samovar.widgets.parts import WIDE, Rows, button, growing, row
+from samovar.widgets.parts import FIRST, Rows, button, growing, row
 from samovar.widgets.transfers import DownloadRow, TransferState
 
 
@@ -33,7 +33,7 @@ class Downloads(Panel):
                 description="Model",
                 placeholder="org/name, or the address of its page on the Hub",
                 continuous_update=False,
-                style=WIDE,
+                style=FIRST,
             )
         )
         self.answer = ipywidgets.HTML()
@@ -58,7 +58,7 @@ class Downloads(Panel):
 
     def refresh(self) -> None:
         """Show the downloads and what a check has found."""
-        self.answer.value = html.line(self._checked) if self._checked else ""
+        self.answer.value = html.news(self._checked)
         self.rows.show({shown.key: shown for shown in self.state.downloads()})
 
     def picture(self) -> str:

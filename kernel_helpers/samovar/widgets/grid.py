@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from samovar.request import as_messages
 from samovar.result import Generation
 from samovar.widgets.answer import Answer
-from samovar.widgets.dialogue import Parameters
+from samovar.widgets.settings import Setting
 
 Place = tuple[int, int]
-"""Row and column: which prompt, under which parameters."""
+"""Row and column: which prompt, under which setting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,23 +27,22 @@ class Cell:
 
 
 class Grid:
-    """A row for each prompt, a column for each set of parameters. Not thread-safe."""
+    """A row for each prompt, a column for each setting. Not thread-safe."""
 
     def __init__(self) -> None:
         self.prompts: Sequence[str] = ()
-        self.columns: Sequence[Parameters] = ()
+        self.columns: Sequence[Setting] = ()
         self._cells: dict[Place, Cell] = {}
         self._answers: dict[Place, Answer] = {}
 
-    def begin(self, prompts: Sequence[str], columns: Sequence[Parameters], system: str = "") -> None:
-        """Forget all; every answer is to come."""
-        self.prompts, self.columns = prompts, columns
-        places = list(product(range(len(prompts)), range(len(columns))))
-        self._cells = dict.fromkeys(places, Cell())
-        self._answers = {
-            (row, column): Answer(columns[column].request(as_messages(prompts[row], system)))
-            for row, column in places
+    def begin(self, prompts: Sequence[str], columns: Sequence[Setting]) -> None:
+        """Forget all; every answer is to come. BadOption where a setting has a wrong value."""
+        answers = {
+            (row, column): Answer(columns[column].request(prompts[row]))
+            for row, column in product(range(len(prompts)), range(len(columns)))
         }
+        self.prompts, self.columns, self._answers = prompts, columns, answers
+        self._cells = dict.fromkeys(answers, Cell())
 
     def places(self) -> list[Place]:
         """All places, column by column: one model after the other, so that none is loaded twice."""
@@ -92,26 +90,24 @@ class Grid:
 
     def labels(self) -> list[str]:
         """What tells the columns apart."""
-        told = [asdict(column) for column in self.columns]
-        differing = [name for name in Parameters.__slots__ if len({str(column[name]) for column in told}) > 1]
-        return [
-            ", ".join(_label(name, column[name]) for name in differing or ["model"]) or "the default model"
-            for column in told
-        ]
+        several = len({column.model for column in self.columns}) > 1
+        return [_label(column, with_model=several) for column in self.columns]
 
     def rows(self) -> list[dict[str, Any]]:
-        """One record for each answer: prompt, parameters, text, tokens, speed, how it ended, error."""
+        """One record for each answer: prompt, setting, text, tokens, speed, how it ended, error."""
         return [self._record(place) for place in sorted(self._cells)]
 
     def _record(self, place: Place) -> dict[str, Any]:
-        cell = self._cells[place]
+        cell, column = self._cells[place], self.columns[place[1]]
         result = cell.result
-        parameters = asdict(self.columns[place[1]])
         usage, timing = (result.usage, result.timing) if result else (None, None)
+        asked = dict.fromkeys(name for each in self.columns for name in each.parameters)
         return {
             "prompt": self.prompts[place[0]],
-            **parameters,
-            "model": result.model if result and result.model else parameters["model"],
+            "setting": column.line,
+            **{name: column.parameters.get(name) for name in asked},
+            "model": result.model if result and result.model else column.model,
+            "seed": result.request.get("seed") if result else column.parameters.get("seed"),
             "text": cell.text,
             "state": cell.state,
             "finish_reason": result.finish_reason if result else None,
@@ -122,7 +118,6 @@ class Grid:
         }
 
 
-def _label(name: str, value: object) -> str:
-    if name == "model":
-        return str(value).rpartition("/")[2] if value else "the default model"
-    return f"{name.replace('_', ' ')} {'default' if value is None else value}"
+def _label(column: Setting, *, with_model: bool) -> str:
+    model = column.model.rpartition("/")[2] if column.model else "the default model"
+    return " ".join([model, column.line]).strip() if with_model else column.line or model

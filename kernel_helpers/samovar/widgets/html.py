@@ -1,8 +1,7 @@
-"""HTML that the widgets share: colours of Jupyter's theme, bars, tables, messages. Text is escaped here."""
+"""HTML that the widgets share: colours of Jupyter's theme, bars, messages. Text is escaped here."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
 
 STYLE = """<style>
@@ -12,6 +11,7 @@ STYLE = """<style>
   --sv-track: var(--jp-layout-color3, #e0e0e0); --sv-soft: var(--jp-layout-color2, #eeeeee);
   --sv-error: var(--jp-error-color1, #d32f2f);
 }
+[data-jp-theme-light="false"] :is(.samovar, .samovar-picture) { --sv-error: var(--jp-error-color2, #e57373); }
 .samovar { border: 1px solid var(--sv-line); border-radius: 4px; padding: 8px 10px; max-width: 960px;
   overflow: hidden; }
 .samovar .widget-html-content, .samovar-picture { line-height: 1.45; color: var(--sv-text);
@@ -24,9 +24,15 @@ STYLE = """<style>
 .samovar-bar > div { height: 100%; background: var(--sv-fill); }
 .samovar table, .samovar-picture table { border-collapse: collapse; width: 100%; table-layout: fixed; }
 .samovar td, .samovar th, .samovar-picture td, .samovar-picture th { border: 1px solid var(--sv-line);
-  padding: 4px 6px; text-align: left; vertical-align: top; white-space: pre-wrap; }
+  padding: 4px 6px; text-align: left !important; vertical-align: top; white-space: pre-wrap; }
 .samovar th, .samovar-picture th { background: var(--sv-soft); font-weight: 600; }
-.samovar .samovar-grow { flex: 1 1 0; min-width: 0; width: auto; }
+.samovar td .samovar-dim, .samovar-picture td .samovar-dim { font-size: 12px; }
+.samovar .widget-label { text-align: left; }
+.samovar-tokens { position: relative; white-space: pre-wrap; line-height: 1.9; }
+.samovar-tokens > span:hover::after { content: attr(data-more); position: absolute; left: 0; z-index: 10;
+  display: block; width: max-content; max-width: 100%; box-sizing: border-box; padding: 4px 8px;
+  color: var(--sv-text); background: var(--jp-layout-color1, #ffffff); border: 1px solid var(--sv-line);
+  border-radius: 4px; box-shadow: 0 2px 6px rgba(0, 0, 0, 0.3); line-height: 1.45; pointer-events: none; }
 .samovar button:focus-visible, .samovar input:focus-visible, .samovar select:focus-visible,
 .samovar textarea:focus-visible { outline: 2px solid var(--sv-fill); outline-offset: 1px; }
 </style>"""
@@ -42,6 +48,11 @@ def line(text: str, *, dim: bool = False) -> str:
     return f'<div class="samovar-dim">{escape(text)}</div>' if dim else f"<div>{escape(text)}</div>"
 
 
+def news(text: str) -> str:
+    """What has come of something that the user has asked for, if anything; screen readers tell it."""
+    return f'<div role="status">{escape(text)}</div>' if text else ""
+
+
 def error(text: str) -> str:
     """What went wrong; said in words, too, for those who do not see its colour."""
     return f'<div class="samovar-error" role="alert">Error: {escape(text)}</div>' if text else ""
@@ -54,15 +65,3 @@ def bar(fraction: float, label: str, *, role: str = "progressbar") -> str:
         f'<div class="samovar-bar" role="{role}" aria-label="{escape(label)}" aria-valuemin="0" '
         f'aria-valuemax="100" aria-valuenow="{percent}"><div style="width: {percent}%"></div></div>'
     )
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of plain texts, its first column naming the rows."""
-    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    body = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
-        + "</tr>"
-        for row in rows
-    )
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"

@@ -6,12 +6,21 @@ from collections.abc import Callable
 
 import ipywidgets
 
+from samovar.defaults import model_in_use
 from samovar.records import OPEN, Event
 from samovar.session import Session, current_session
 from samovar.widgets import html
 from samovar.widgets.memory import MemoryState, ModelRow
 from samovar.widgets.panel import Panel
-from samovar.widgets.parts import WIDE, Rows, button, growing, row
+from samovar.widgets.parts import FIRST, Rows, button, growing, row
+
+UNLOAD = {
+    "starting": ("Stop", "Stop loading {}"),
+    "ready": ("Unload", "Take {} out of memory once its requests have ended"),
+    "draining": ("End now", "Take {} out of memory at once, and end its requests"),
+    "failed": ("Dismiss", "Take {} off this list"),
+}
+"""What the second button of a model says and does, by the model's state."""
 
 
 class Manager(Panel):
@@ -34,7 +43,7 @@ class Manager(Panel):
                 description="Model",
                 placeholder="name or alias; empty: the default",
                 continuous_update=False,
-                style=WIDE,
+                style=FIRST,
             )
         )
         self.load_button = button("Load", "Bring this model into memory", self._load)
@@ -78,7 +87,7 @@ class Manager(Panel):
         return shown if self.state.models() else shown + html.line("No model is in memory.", dim=True)
 
     def _load(self) -> None:
-        name = self.name.value.strip() or None
+        name = self.name.value.strip() or model_in_use()
         self.work(lambda session: session.load(name))
 
     def pin(self, key: str) -> None:
@@ -89,11 +98,11 @@ class Manager(Panel):
             self.work(lambda session: session.load(model.model, pin=not model.pinned))
 
     def unload(self, key: str) -> None:
-        """Take the model of a row out of memory once its requests have ended."""
+        """Take the model of a row out of memory once its requests have ended; if it waits for them, now."""
         with self.guard:
             model = self.state.model(key)
         if model is not None:
-            self.work(lambda session: session.unload(model.model))
+            self.work(lambda session: session.unload(model.model, now=model.state == "draining"))
 
 
 class _Row:
@@ -116,8 +125,9 @@ class _Row:
         self._pin.tooltip = (
             f"Let {model.name} leave memory again" if model.pinned else f"Keep {model.name} in memory"
         )
-        self._pin.disabled = self._unload.disabled = not model.ready
-        self._unload.tooltip = f"Take {model.name} out of memory once its requests have ended"
+        self._pin.disabled = model.state != "ready"
+        self._unload.description, tooltip = UNLOAD.get(model.state, UNLOAD["ready"])
+        self._unload.tooltip = tooltip.format(model.name)
 
 
 def _describe(model: ModelRow, *, live: bool) -> str:

@@ -31,7 +31,7 @@ class ModelRow:
     leaves: str
     progress: float | None
     pinned: bool
-    ready: bool
+    state: str
     failure: str | None
 
 
@@ -121,7 +121,7 @@ class MemoryState:
             leaves=_leaves(model),
             progress=loading.fraction if loading else 0.0 if model.state == "starting" else None,
             pinned=model.pinned,
-            ready=model.state == "ready",
+            state=model.state,
             failure=model.error,
         )
 

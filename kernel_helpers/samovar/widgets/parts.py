@@ -10,7 +10,10 @@ import ipywidgets
 from samovar.widgets.comms import hear_in_subshells
 
 WIDE = {"description_width": "initial"}
-"""The style of a field whose description is shown whole."""
+"""The style of a field among others: its description takes the width that it needs."""
+
+FIRST = {"description_width": "68px"}
+"""The style of a field that begins a line, so that those below each other are aligned."""
 
 Item_contra = TypeVar("Item_contra", contravariant=True)
 Item = TypeVar("Item")
@@ -54,12 +57,12 @@ class Rows(Generic[Item]):
         return made
 
 
-def button(
-    description: str, what_it_does: str, on_click: Callable[[], Any], **layout: str
-) -> ipywidgets.Button:
+def button(description: str, what_it_does: str, on_click: Callable[[], Any]) -> ipywidgets.Button:
     """A button; `what_it_does` is its tooltip, which screen readers tell after its name."""
     made = ipywidgets.Button(
-        description=description, tooltip=what_it_does, layout={"width": "84px", "flex": "0 0 auto", **layout}
+        description=description,
+        tooltip=what_it_does,
+        layout={"width": "auto", "min_width": "84px", "flex": "0 0 auto"},
     )
     made.on_click(lambda _: on_click())
     return made
@@ -86,7 +89,7 @@ def model_box(name: str) -> ipywidgets.Widget:
             description="Model",
             placeholder="empty: the default",
             continuous_update=False,
-            style=WIDE,
+            style=FIRST,
         )
     )
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import ipywidgets
 
-from samovar.errors import ServerError
+from samovar.errors import BadOption, ServerError
+from samovar.options import number
 from samovar.progress import describe
 from samovar.records import OPEN, Event, LoadOptions
+from samovar.request import CHOICES
 from samovar.session import Session, current_session
 from samovar.widgets import html
 from samovar.widgets.catalogue import CatalogueState, estimate_words
 from samovar.widgets.panel import Panel
-from samovar.widgets.parts import WIDE, button, growing, row
-
-DTYPES = ["auto", "float32", "bfloat16", "float16"]
-QUANTIZATIONS = ["auto", "none", "int8", "int4", "nf4"]
+from samovar.widgets.parts import FIRST, WIDE, button, growing, row
 
 
 class Picker(Panel):
@@ -38,38 +38,34 @@ class Picker(Panel):
         self.state = CatalogueState()
         self._answer = ""
         self._refilling = False
+        self._devices: Sequence[str] = ()
         self.text = growing(
             ipywidgets.Text(
-                description="Search", placeholder="part of a name", continuous_update=False, style=WIDE
+                description="Search", placeholder="part of a name", continuous_update=False, style=FIRST
             )
         )
-        self.models = ipywidgets.Select(
-            description="Models", rows=7, layout={"width": "auto"}, style={"description_width": "60px"}
-        )
-        self.dtype = _dropdown("Type", DTYPES)
-        self.quantization = _dropdown("Quantization", QUANTIZATIONS)
-        self.context = ipywidgets.Text(
-            description="Context",
-            placeholder="tokens; auto",
-            continuous_update=False,
-            style=WIDE,
-            layout={"width": "170px"},
-        )
+        self.models = ipywidgets.Select(description="Models", rows=7, layout={"width": "auto"}, style=FIRST)
+        self.dtype = _dropdown("Type", CHOICES["dtype"])
+        self.quantization = _dropdown("Quantization", CHOICES["quantization"])
+        self.device = _dropdown("Device", [("auto", "auto")])
+        self.backend = _dropdown("Backend", CHOICES["backend"])
+        self.context = _text("Context", "tokens; auto", "160px")
+        self.ttl = _text("Time to live", "seconds; default", "210px")
         self.pin = ipywidgets.Checkbox(description="Pin", indent=False, layout={"width": "60px"})
         self.answer = ipywidgets.HTML()
-        search = row(
-            self.text, button("Search Hub", "Search the Hub for this text", self._search, width="100px")
-        )
-        options = row(self.dtype, self.quantization, self.context, self.pin)
+        search = row(self.text, button("Search Hub", "Search the Hub for this text", self._search))
+        kind = row(self.dtype, self.quantization, self.device, self.backend)
+        stay = row(self.context, self.ttl, self.pin)
         self.load_button = button("Load", "Bring the chosen model into memory", self._load)
         self.download_button = button(
             "Download", "Bring the chosen model to the server's disk", self._download
         )
         super().__init__(
-            [search, self.models, options, self.answer, row(self.load_button, self.download_button)], connect
+            [search, self.models, kind, stay, self.answer, row(self.load_button, self.download_button)],
+            connect,
         )
         self.text.observe(self._filter, "value")
-        for part in (self.models, self.dtype, self.quantization, self.context):
+        for part in (self.models, self.dtype, self.quantization, self.device, self.backend, self.context):
             part.observe(self._estimate, "value")
 
     @property
@@ -87,29 +83,39 @@ class Picker(Panel):
             for model in stored:
                 with suppress(ServerError):  # a model that no backend can load has no estimate
                     fits[model.model_name] = session.estimate(model.model_name).fits
+            devices = [memory.device for memory in session.memory()]
             with self.guard:
                 self.state.set_stored(stored, fits)
+                self._devices = devices
 
     def refresh(self) -> None:
         """Show what there is to choose from, and keep what is chosen."""
-        options = [(choice.words(), choice.name) for choice in self.state.choices()]
-        if list(self.models.options) != options:
-            chosen = self.models.value
-            self._refilling = True  # new options choose the first of them, which nobody asked for
-            self.models.options = options
-            self.models.value = chosen if chosen in {name for _, name in options} else None
-            self._refilling = False
+        self._refill(self.models, [(choice.words(), choice.name) for choice in self.state.choices()], None)
+        self._refill(self.device, [(name, name) for name in ("auto", *self._devices)], "auto")
         choice = self.state.find(self.value) if self.value else None
         self.load_button.disabled = choice is None or not choice.on_disk
         self.download_button.disabled = choice is None or choice.on_disk
-        self.answer.value = html.line(self._answer) if self._answer else ""
+        self.answer.value = html.news(self._answer)
+
+    def _refill(
+        self, part: ipywidgets.Widget, options: Sequence[tuple[str, str]], otherwise: str | None
+    ) -> None:
+        """Give a list its options, each a text and a value; what is chosen stays, if it is still there."""
+        if list(part.options) == list(options):
+            return
+        chosen = part.value
+        self._refilling = True  # new options choose the first of them, which nobody asked for
+        part.options = options
+        part.value = chosen if chosen in {value for _, value in options} else otherwise
+        self._refilling = False
 
     def picture(self) -> str:
         """What was chosen, and from what."""
-        rows = [
-            [choice.words(), "chosen" if choice.name == self.value else ""] for choice in self.state.choices()
-        ]
-        shown = html.table(["Model", "Choice"], rows) if rows else html.line("There is no model.", dim=True)
+        shown = "".join(
+            html.line(f"● {choice.words()} (chosen)" if choice.name == self.value else f"○ {choice.words()}")
+            for choice in self.state.choices()
+        )
+        shown = shown or html.line("There is no model.", dim=True)
         return shown + (html.line(self._answer) if self._answer else "")
 
     def load_options(self) -> LoadOptions | None:
@@ -119,10 +125,22 @@ class Picker(Panel):
             self.say(f"The context length is a number of tokens, such as 2048, not {context!r}.")
             return None
         return LoadOptions(
-            dtype=None if self.dtype.value == "auto" else self.dtype.value,
-            quantization=None if self.quantization.value == "auto" else self.quantization.value,
+            backend=_chosen(self.backend),
+            device=_chosen(self.device),
+            dtype=_chosen(self.dtype),
+            quantization=_chosen(self.quantization),
             context_length=int(context) if context else None,
         )
+
+    def _time_to_live(self) -> float | None:
+        """Seconds, None for the server's default; BadOption where that is no number."""
+        text = self.ttl.value.strip()
+        try:
+            return number(text) if text else None
+        except argparse.ArgumentTypeError:
+            raise BadOption(
+                f"The time to live is a number of seconds, 0 for ever, or empty; not {text!r}."
+            ) from None
 
     def _filter(self, _: object) -> None:
         with self.guard:
@@ -150,9 +168,9 @@ class Picker(Panel):
     def _estimate(self, _: object) -> None:
         if self._refilling:
             return
+        self.update()
         name, options = self.value, self.load_options()
         if name is None or options is None:
-            self.update()
             return
 
         def task(session: Session) -> None:
@@ -167,10 +185,16 @@ class Picker(Panel):
         if name is None or options is None:
             return
         pin = self.pin.value or None
+        try:
+            ttl = self._time_to_live()
+        except BadOption as error:
+            self.say(str(error))
+            return
 
         def task(session: Session) -> None:
             loaded = session.load(
                 name,
+                ttl=ttl,
                 pin=pin,
                 options=options,
                 on_progress=lambda progress: self._set_answer(describe(progress, name)),
@@ -196,7 +220,22 @@ class Picker(Panel):
         self.update()
 
 
-def _dropdown(description: str, options: list[str]) -> ipywidgets.Dropdown:
+def _chosen(part: ipywidgets.Dropdown) -> str | None:
+    value: str = part.value
+    return None if value == "auto" else value
+
+
+def _text(description: str, placeholder: str, width: str) -> ipywidgets.Text:
+    return ipywidgets.Text(
+        description=description,
+        placeholder=placeholder,
+        continuous_update=False,
+        style=WIDE,
+        layout={"width": width},
+    )
+
+
+def _dropdown(description: str, options: Sequence[str] | Sequence[tuple[str, str]]) -> ipywidgets.Dropdown:
     return ipywidgets.Dropdown(
         description=description, options=options, style=WIDE, layout={"width": "auto", "flex": "0 1 auto"}
     )

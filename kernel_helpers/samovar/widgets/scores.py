@@ -14,12 +14,20 @@ CLASSES = ((0.5, "likely"), (0.1, "possible"), (0.01, "unlikely"), (0.0, "surpri
 
 @dataclass(frozen=True, slots=True)
 class ShownToken:
-    """A token as it is shown. `probability` is None for the first, which nothing comes before."""
+    """A token as it is shown. `probability` is None for the first, which nothing comes before.
+
+    `likeliest` says what the model would rather have had in its place.
+    """
 
     text: str
     probability: float | None
     kind: str
     words: str
+    likeliest: Sequence[str] = ()
+
+    def sentence(self) -> str:
+        """All of it."""
+        return f"{self.words}. Likeliest here: {', '.join(self.likeliest)}" if self.likeliest else self.words
 
 
 class ScoreState:
@@ -63,8 +71,5 @@ def _shown(score: TokenScore) -> ShownToken:
         )
     probability = math.exp(score.logprob)
     kind = next(name for least, name in CLASSES if probability >= least)
-    others = ", ".join(f"{text!r} {math.exp(logprob):.1%}" for text, logprob in score.alternatives)
-    words = f"{score.text!r}: {probability:.1%}, {kind}"
-    return ShownToken(
-        score.text, probability, kind, f"{words}. Likeliest here: {others}" if others else words
-    )
+    likeliest = [f"{text!r} {math.exp(logprob):.1%}" for text, logprob in score.alternatives]
+    return ShownToken(score.text, probability, kind, f"{score.text!r}: {probability:.1%}, {kind}", likeliest)

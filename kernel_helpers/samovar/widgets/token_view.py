@@ -7,12 +7,13 @@ from html import escape
 
 import ipywidgets
 
+from samovar.defaults import model_in_use
 from samovar.progress import describe
 from samovar.records import OPEN, Event
 from samovar.session import Session, current_session
 from samovar.widgets import html
 from samovar.widgets.panel import Panel
-from samovar.widgets.parts import WIDE, button, growing, model_box, row
+from samovar.widgets.parts import FIRST, button, growing, model_box, row
 from samovar.widgets.scores import CLASSES, ScoreState, ShownToken, visible
 
 STYLES = {
@@ -52,14 +53,14 @@ class TokenView(Panel):
         self._alternatives = alternatives
         self._doing = ""
         self.text = growing(
-            ipywidgets.Textarea(value=text, description="Text", rows=3, continuous_update=False, style=WIDE)
+            ipywidgets.Textarea(value=text, description="Text", rows=3, continuous_update=False, style=FIRST)
         )
         self.model = model_box(model)
         self.score_button = button("Score", "Ask the model how probable each token is", self._score)
         self.tokens = ipywidgets.HTML()
         # Not a slider: that of ipywidgets has no name for screen readers.
         self.place = ipywidgets.BoundedIntText(
-            description="Token", min=1, max=1, style=WIDE, layout={"width": "150px"}, disabled=True
+            description="Token", min=1, max=1, style=FIRST, layout={"width": "150px"}, disabled=True
         )
         self.detail = ipywidgets.HTML()
         super().__init__(
@@ -94,7 +95,7 @@ class TokenView(Panel):
         self.score_button.disabled = bool(self._doing)
         self.place.max = max(len(tokens), 1)
         self.place.disabled = not tokens
-        self.detail.value = html.line(tokens[self.place.value - 1].words) if tokens else ""
+        self.detail.value = html.news(tokens[self.place.value - 1].sentence()) if tokens else ""
 
     def picture(self) -> str:
         """The tokens as they are."""
@@ -104,15 +105,14 @@ class TokenView(Panel):
     def _text(self, tokens: list[ShownToken]) -> str:
         if not tokens:
             return ""
-        shown = "".join(_span(token.kind, visible(token.text), token.words) for token in tokens)
-        legend = " ".join(_span(name, f"{name} (from {least:.0%})", "") for least, name in CLASSES)
+        shown = "".join(_span(token.kind, visible(token.text), token.sentence()) for token in tokens)
+        legend = " ".join(_span(name, f"{name} (from {least:.0%})") for least, name in CLASSES)
         return (
-            f'<div style="white-space: pre-wrap; line-height: 1.9">{shown}</div>'
-            f"{html.line(self.state.summary())}<div>{legend}</div>"
+            f'<div class="samovar-tokens">{shown}</div>{html.line(self.state.summary())}<div>{legend}</div>'
         )
 
     def _score(self) -> None:
-        text, model = self.text.value, self.model.value.strip() or None
+        text, model = self.text.value, self.model.value.strip() or model_in_use()
         if not text.strip():
             self.say("Write a text first.")
             return
@@ -137,5 +137,7 @@ class TokenView(Panel):
         self.update()
 
 
-def _span(kind: str, text: str, words: str) -> str:
-    return f'<span style="{STYLES[kind]}" title="{escape(words)}">{escape(text)}</span>'
+def _span(kind: str, text: str, more: str = "") -> str:
+    """`more` is shown where the pointer is, by the style: it is no part of the text, so it is not copied."""
+    shown = f' data-more="{escape(more)}"' if more else ""
+    return f'<span style="{STYLES[kind]}"{shown}>{escape(text)}</span>'

@@ -81,6 +81,7 @@ def until() -> Watch:
                 changed.clear()
                 with panel.guard:
                     if shows():
+                        refresh()  # a state is there before its thread has shown it
                         return
                 assert changed.wait(SECONDS), "the widget did not change any more"
         finally:

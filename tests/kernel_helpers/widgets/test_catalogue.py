@@ -15,9 +15,9 @@ def test_models_on_disk_come_first_and_those_of_the_hub_once() -> None:
     catalogue = state()
     catalogue.set_found([FoundModel.from_json(FOUND), FoundModel(MODEL), FoundModel("a/b", fits=True)])
     assert [choice.words() for choice in catalogue.choices()] == [
-        f"{MODEL} · 269 MB · safetensors · on disk · ✓ fits in memory",
-        "org/other · 40 GB · GGUF · on the Hub · ✗ too large for memory · needs a licence",
-        "a/b · on the Hub · ✓ fits in memory",
+        f"{MODEL} · 269 MB · safetensors · on disk · ✓ fits",
+        "org/other · 40 GB · GGUF · on the Hub · ✗ too large · needs a licence",
+        "a/b · on the Hub · ✓ fits",
     ]
 
 

@@ -11,14 +11,21 @@ from tests.kernel_helpers.widgets.conftest import Watch, press, text_of
 
 
 def test_the_grid_fills_in(server: FakeWorkbench, until: Watch) -> None:
-    compare = Compare(["Why <is> it?", "How?"], ["org/a", "org/b"], temperatures=[0, 0.5], seed=3)
+    settings = ["--temperature 0 --seed 3", "--temperature 0.5 --seed 3 --system 'Be <short>'"]
+    compare = Compare(["Why <is> it?", "How?"], ["org/a", "org/b"], settings=settings)
     press(compare, "Run")
     until(compare, lambda: not compare.state.busy)
     assert "Why &lt;is&gt; it?" in text_of(compare)
-    assert "a, temperature 0.0" in text_of(compare)
+    assert "a --temperature 0 --seed 3" in text_of(compare)
     assert text_of(compare).count("Hello world!") == 8
     asked = {
-        (body["messages"][0]["content"], body["model"], body["temperature"], body["seed"], body["max_tokens"])
+        (
+            body["messages"][-1]["content"],
+            body["model"],
+            body["temperature"],
+            body["seed"],
+            body["max_tokens"],
+        )
         for body in server.asked_at("/v1/chat/completions")
     }
     assert asked == {
@@ -53,9 +60,19 @@ def test_wrong_entries_are_named(server: FakeWorkbench) -> None:
     press(compare, "Run")
     assert "Write a prompt first." in text_of(compare)
     compare.prompts.value = "Why?"
-    compare.temperatures.value = "0, hot"
-    press(compare, "Run")
-    assert "Temperatures are numbers with commas between" in text_of(compare)
+    for line, wrong in (
+        ("--temprature 1", "Did you mean --temperature?"),
+        ("--temperature hot", "&#x27;hot&#x27; is not a number"),
+        ("--dtype float8", "float16"),
+        ("--system 'open", "No closing quotation"),
+        ("--model org/a", "Models are named in the field above"),
+        ("--n 2", "One place shows one answer"),
+    ):
+        compare.settings.value = line
+        press(compare, "Run")
+        assert wrong in text_of(compare)
+        with pytest.raises(BadOption):
+            compare.run()
     assert server.asked == []
     compare.close()
 
@@ -83,9 +100,9 @@ def test_without_pandas_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_with_pandas_a_row_is_an_answer(server: FakeWorkbench, until: Watch) -> None:
-    compare = Compare(["Why?", "How?"])
-    press(compare, "Run")
-    until(compare, lambda: not compare.state.busy)
+    compare = Compare(["Why?", "How?"], settings=["--top-p 0.5"])
+    compare.run()
     frame = compare.dataframe()
     assert list(frame["text"]) == ["Hello world!"] * 2
+    assert list(frame["top_p"]) == [0.5, 0.5]
     compare.close()

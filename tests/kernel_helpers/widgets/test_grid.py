@@ -1,9 +1,9 @@
 from samovar.result import Generation, Timing, Usage
-from samovar.widgets.dialogue import Parameters
 from samovar.widgets.grid import Grid
+from samovar.widgets.settings import Setting, parse_setting
 
 
-def grid(*columns: Parameters) -> Grid:
+def grid(*columns: Setting) -> Grid:
     grid = Grid()
     grid.begin(["why?", "how?"], columns)
     return grid
@@ -14,24 +14,23 @@ def generation(text: str, finish_reason: str = "stop") -> Generation:
 
 
 def test_models_are_taken_one_after_the_other() -> None:
-    assert grid(Parameters("a"), Parameters("b")).places() == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    two = grid(parse_setting("", "a"), parse_setting("", "b"))
+    assert two.places() == [(0, 0), (1, 0), (0, 1), (1, 1)]
 
 
 def test_columns_are_told_apart_by_what_differs() -> None:
-    assert grid(Parameters("org/a"), Parameters("org/b")).labels() == ["a", "b"]
-    assert grid(Parameters(None, 0.0), Parameters(None, 0.7)).labels() == [
-        "temperature 0.0",
-        "temperature 0.7",
+    assert grid(parse_setting("", "org/a"), parse_setting("", "org/b")).labels() == ["a", "b"]
+    assert grid(parse_setting("--top-k 1"), parse_setting("--seed 7")).labels() == ["--top-k 1", "--seed 7"]
+    assert grid(parse_setting("--seed 1", "a"), parse_setting("--seed 2", "b")).labels() == [
+        "a --seed 1",
+        "b --seed 2",
     ]
-    assert grid(Parameters("a", 0.0), Parameters("b", 1.0)).labels() == [
-        "a, temperature 0.0",
-        "b, temperature 1.0",
-    ]
-    assert grid(Parameters()).labels() == ["the default model"]
+    assert grid(parse_setting("", "org/a")).labels() == ["a"]
+    assert grid(Setting()).labels() == ["the default model"]
 
 
 def test_cells_fill_in() -> None:
-    shown = grid(Parameters())
+    shown = grid(Setting())
     assert shown.busy
     shown.wait((0, 0), "Loading")
     assert (shown.cell((0, 0)).state, shown.cell((0, 0)).note) == ("running", "Loading")
@@ -45,11 +44,12 @@ def test_cells_fill_in() -> None:
 
 
 def test_records_keep_what_was_asked_and_what_came() -> None:
-    shown = grid(Parameters("demo", 0.5))
+    shown = grid(parse_setting("--temperature 0.5", "demo", 9))
     shown.finish((0, 0), generation("Because", "interrupted"))
     shown.finish((1, 0), None, "It crashed.")
     first, second = shown.rows()
     assert (first["prompt"], first["model"], first["temperature"]) == ("why?", "org/m", 0.5)
+    assert (first["setting"], first["max_tokens"]) == ("--temperature 0.5", 9)
     assert (first["text"], first["state"], first["finish_reason"]) == ("Because", "stopped", "interrupted")
     assert (first["completion_tokens"], first["tokens_per_second"], first["ttft_s"]) == (5, 5.0, 0.2)
     assert (second["model"], second["text"], second["error"]) == ("demo", "", "It crashed.")

@@ -35,6 +35,21 @@ def test_a_load_by_anybody_shows_its_progress(server: FakeWorkbench, until: Watc
     server.publish_model("progress", {"phase": "importing", "fraction": 0.25}, state="starting")
     until(manager, lambda: 'aria-valuenow="25"' in text_of(manager))
     assert "importing the engine, 25%" in text_of(manager)
+    press(manager, "Stop")
+    until(manager, lambda: server.asked_at("/v1/models/unload") == [{"model": MODEL, "mode": "drain"}])
+    server.publish_model("failed", state="failed", error="It was too large.")
+    until(manager, lambda: "It was too large." in text_of(manager))
+    press(manager, "Dismiss")
+    until(manager, lambda: len(server.asked_at("/v1/models/unload")) == 2)
+    manager.close()
+
+
+def test_a_model_that_waits_for_its_requests_can_be_ended_now(server: FakeWorkbench, until: Watch) -> None:
+    manager = shown(server, until)
+    server.publish_model("draining", state="draining", in_flight=1)
+    until(manager, lambda: "ending its requests" in text_of(manager))
+    press(manager, "End now")
+    until(manager, lambda: server.asked_at("/v1/models/unload") == [{"model": MODEL, "mode": "now"}])
     manager.close()
 
 

@@ -57,10 +57,10 @@ def test_a_load_shows_its_progress_until_it_is_there() -> None:
     first, second = memory.models()
     assert (first.progress, second.progress) == (None, 0.5)
     assert second.doing == "loading: reading the weights, 50%, 500 MB of 1.0 GB"
-    assert not second.ready
+    assert second.state == "starting"
     memory.apply(change("ready", cache_key="other", model="a/b"))
     assert memory.models()[1].progress is None
-    assert memory.models()[1].ready
+    assert memory.models()[1].state == "ready"
 
 
 def test_a_stopped_model_goes_and_a_failed_one_says_why() -> None:

@@ -20,7 +20,8 @@ def test_tokens_are_classed_by_their_probability() -> None:
         None,
         *(pytest.approx(probability) for probability in (0.25, 0.5, 0.002)),
     ]
-    assert tokens[3].words == "' green': 0.2%, surprising. Likeliest here: ' blue' 90.0%"
+    assert tokens[3].sentence() == "' green': 0.2%, surprising. Likeliest here: ' blue' 90.0%"
+    assert tokens[0].sentence() == "'The': the first token, which nothing foretells"
 
 
 def test_perplexity_is_of_the_scored_tokens() -> None:

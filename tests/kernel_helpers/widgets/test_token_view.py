@@ -38,7 +38,7 @@ def test_colour_is_not_all_that_tells_tokens_apart(server: FakeWorkbench, until:
     until(view, lambda: "perplexity" in text_of(view))
     for style in ("dotted", "dashed", "double"):
         assert f"{style} currentColor" in view.tokens.value
-    assert 'title="&#x27; green&#x27;: 0.2%, surprising.' in view.tokens.value
+    assert 'data-more="&#x27; green&#x27;: 0.2%, surprising. Likeliest here:' in view.tokens.value
     view.close()
 
 

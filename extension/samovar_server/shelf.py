@@ -19,6 +19,7 @@ from samovar_server.inventory.cleaning import Cleaning, clean
 from samovar_server.inventory.conversions import conversion_of
 from samovar_server.inventory.gguf_names import tag_of
 from samovar_server.inventory.leftovers import Leftover, list_leftovers
+from samovar_server.inventory.licence import licence_in
 from samovar_server.inventory.references import ModelReference, parse_reference
 from samovar_server.loader.estimate import parameter_count, read_shape
 from samovar_server.loader.gguf import read_header
@@ -40,7 +41,7 @@ class StoredModel:
     conversion: tuple[Path, int] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """As API.md has it. `last_used` is when its files were last read, in Unix seconds."""
+        """As API.md has it. `last_used` is in Unix seconds."""
         stored = self.stored
         return {
             "model_name": stored.name,
@@ -93,8 +94,24 @@ class Shelf:
         self._known: dict[Path, tuple[Key, Mapping[str, Any]]] = {}
         self._lock = threading.Lock()
 
-    def inventory(self) -> Inventory:
-        """Look at the disk; headers are read again only of files that have changed."""
+    def note_use(self, model: Path, when: float) -> None:
+        """Note a use of the model at `model`, `when` in Unix seconds, as if it had been read then.
+
+        File systems note that by themselves once a day, or never (relatime, noatime).
+        """
+        file = model / "config.json" if model.is_dir() else model
+        with suppress(OSError):  # it is gone, or another user's
+            stat = file.stat()
+            if when > stat.st_atime:
+                os.utime(file, ns=(int(when * 1e9), stat.st_mtime_ns))
+
+    def inventory(self, used: Mapping[Path, float]) -> Inventory:
+        """Look at the disk; headers are read again only of files that have changed.
+
+        `used` are the models in memory and when they were used last (Unix seconds).
+        """
+        for model, when in used.items():
+            self.note_use(model, when)
         found = catalogue(self._folders)
         made = {stored.path: folder for stored in found if (folder := self._conversion(stored)) is not None}
         models = tuple(
@@ -186,34 +203,37 @@ class Shelf:
 
 
 def _read_details(stored: Stored) -> Mapping[str, Any]:
-    """What the headers of a complete model say; nothing of one that is damaged or incomplete."""
+    """What the files of a complete model say; of one that is damaged or incomplete the licence alone."""
+    licence = {"license": licence_in(stored.folder)} if stored.folder is not None else {}
     try:
-        if not stored.complete or stored.kind == "unknown":
-            return {}
-        if stored.kind == "gguf":
-            header = read_header([file.path for file in stored.files])
-            told: dict[str, Any] = {
-                "architecture": header.architecture,
-                "parameters": header.elements,
-                "context_length": header.max_context,
-                "quantization": tag_of(stored.path.name),
-            }
-        else:
-            shape = read_shape(stored.path)
-            told = {
-                "parameters": parameter_count(stored.path),
-                "context_length": shape.max_context,
-                "dtype": shape.dtype,
-                "quantization": None,
-            }
-        return told
+        return licence | (_read_header(stored) if stored.complete else {})
     except LoadFailed:
-        return {}
+        return licence
     finally:
         # Reading a header is no use of the model: its files keep the time of their last one.
         for file in stored.files:
             with suppress(OSError):  # another user's file
                 os.utime(file.path, ns=(int(file.accessed * 1e9), file.modified_ns))
+
+
+def _read_header(stored: Stored) -> dict[str, Any]:
+    if stored.kind == "gguf":
+        header = read_header([file.path for file in stored.files])
+        return {
+            "architecture": header.architecture,
+            "parameters": header.elements,
+            "context_length": header.max_context,
+            "quantization": tag_of(stored.path.name),
+        }
+    if stored.kind == "unknown":
+        return {}
+    shape = read_shape(stored.path)
+    return {
+        "parameters": parameter_count(stored.path),
+        "context_length": shape.max_context,
+        "dtype": shape.dtype,
+        "quantization": None,
+    }
 
 
 def _with_size(folder: Path | None) -> tuple[Path, int] | None:

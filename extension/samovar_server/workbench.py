@@ -355,6 +355,8 @@ class Workbench(LoggingConfigurable):
             case ModelChange():
                 self.events.publish("model", asdict(told))
                 count_change(told)
+                if told.model.loaded_at is not None:
+                    self._shelf.note_use(Path(told.model.model_path), told.model.last_used)
             case TokensCounted():
                 count_tokens(told)
             case QueueLength():
@@ -495,7 +497,12 @@ class Workbench(LoggingConfigurable):
 
     async def inventory(self) -> Inventory:
         """Every model on disk, complete or not, and what takes space beside them. Reads the disk."""
-        return await asyncio.to_thread(self._shelf.inventory)
+        used = {
+            Path(record.model_path): record.last_used
+            for record in self.loaded()
+            if record.loaded_at is not None
+        }
+        return await asyncio.to_thread(self._shelf.inventory, used)
 
     async def clean(self, *, older_than_days: float = 0.0, dry_run: bool = False) -> Cleaning:
         """Remove what takes space and is no model, unless somebody has written to it since, or works on it.

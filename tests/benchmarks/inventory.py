@@ -41,7 +41,7 @@ def main() -> None:
         seconds = []
         for _ in range(REPEATS + 1):
             began = time.perf_counter()
-            assert len([model.as_json() for model in shelf.inventory().models]) == MODELS
+            assert len([model.as_json() for model in shelf.inventory({}).models]) == MODELS
             seconds.append(time.perf_counter() - began)
     print(f"{MODELS} models: {seconds[0]:.2f} s at first, then {statistics.median(seconds[1:]):.2f} s")
 

@@ -74,7 +74,7 @@ def snapshots(cache: Path) -> None:
 
 
 def told(shelf: Shelf) -> dict[str, dict[str, Any]]:
-    return {model.stored.name: model.as_json() for model in shelf.inventory().models}
+    return {model.stored.name: model.as_json() for model in shelf.inventory({}).models}
 
 
 def test_a_model_and_what_its_files_say(shelf: Shelf, folder: Path) -> None:
@@ -86,6 +86,34 @@ def test_a_model_and_what_its_files_say(shelf: Shelf, folder: Path) -> None:
     assert (model["complete"], model["has_config"], model["source"]) == (True, True, "folder")
     assert [file["filename"] for file in model["files"]] == ["config.json", "model.safetensors"]
     assert model["total_size_bytes"] == sum(file["size_bytes"] for file in model["files"])
+
+
+def test_the_licence_is_that_of_the_card_or_of_what_the_hub_said(shelf: Shelf, folder: Path) -> None:
+    for name in ("card", "own", "list", "broken", "none", "said"):
+        make_model(folder / name)
+    cards = {
+        "card": "---\nlicense: apache-2.0\n---\n# A model",
+        "own": "---\nlicense: other\nlicense_name: llama9\n---\n",
+        "list": "---\nlicense: [a, b]\n---\n",
+        "broken": "---\nlicense: [\n---\n",
+        "said": "---\nlicense: mit\n---\n",
+    }
+    for name, card in cards.items():
+        (folder / name / "README.md").write_text(card)
+    (folder / "said" / "samovar.json").write_text('{"name": "said", "license": "openrail"}')
+    (folder / "card" / "model.safetensors").unlink()
+    gguf_files(folder / "g", "m-Q4_0.gguf")
+    (folder / "g" / "README.md").write_text(cards["card"])
+    licences = {name: model["config_metadata"]["license"] for name, model in told(shelf).items()}
+    assert licences == {
+        "card": "apache-2.0",
+        "own": "llama9",
+        "list": None,
+        "broken": None,
+        "none": None,
+        "said": "openrail",
+        "g:Q4_0": "apache-2.0",
+    }
 
 
 def test_what_is_incomplete_is_listed_as_such(shelf: Shelf, folder: Path) -> None:
@@ -111,7 +139,7 @@ def test_each_quantisation_in_gguf_is_a_model(shelf: Shelf, folder: Path) -> Non
 
 def test_revisions_share_their_blobs_and_sizes_count_them_once(shelf: Shelf, cache: Path) -> None:
     snapshots(cache)
-    inventory = shelf.inventory()
+    inventory = shelf.inventory({})
     sizes = {model.stored.name: model.stored.size for model in inventory.models}
     assert set(sizes) == {"org/tiny", f"org/tiny@{OTHER}"}
     blobs = sum(blob.stat().st_size for blob in (cache / "models--org--tiny" / "blobs").iterdir())
@@ -142,6 +170,19 @@ def test_looking_is_no_use(shelf: Shelf, folder: Path) -> None:
         os.utime(file, (1000.0, 1000.0))
     assert told(shelf)["a"]["last_used"] == 1000.0
     assert (path / "model.safetensors").stat().st_atime == 1000.0
+
+
+def test_a_use_is_noted_where_the_file_system_does_not(shelf: Shelf, folder: Path) -> None:
+    path = make_model(folder / "a")
+    (gguf,) = gguf_files(folder / "g", "m-Q4_0.gguf")
+    for file in (*path.iterdir(), gguf):
+        os.utime(file, (1000.0, 1000.0))
+    shelf.note_use(path, 3000.0)
+    shelf.note_use(path, 2000.0)
+    inventory = shelf.inventory({gguf: 4000.0, folder / "gone": 5000.0})
+    used = {model.stored.name: model.as_json()["last_used"] for model in inventory.models}
+    assert used == {"a": 3000.0, "g:Q4_0": 4000.0}
+    assert (path / "config.json").stat().st_mtime == 1000.0
 
 
 def test_a_folder_is_deleted(shelf: Shelf, folder: Path) -> None:
@@ -203,7 +244,7 @@ def test_what_was_converted_is_listed_with_its_model_and_removed_with_it(
         "path": str(converted),
         "size_bytes": sum(file.stat().st_size for file in converted.iterdir()),
     }
-    (left,) = shelf.inventory().leftovers
+    (left,) = shelf.inventory({}).leftovers
     assert (left.kind, left.path.name) == ("conversion", "gone-Q4_0-0123")
     assert {left.path.name for left in shelf.clean(before=NOW, busy=()).removed} == {"gone-Q4_0-0123"}
     shelf.delete(shelf.find("g:Q4_0"), resident=[])
@@ -220,7 +261,7 @@ def test_what_downloads_left_is_listed_and_cleaned_by_age(shelf: Shelf, folder: 
         path.write_bytes(b"12345")
     for path in (old, hidden / "part"):
         os.utime(path, (1000.0, 1000.0))
-    left = shelf.inventory().leftovers
+    left = shelf.inventory({}).leftovers
     assert {(each.kind, each.path, each.model, each.size_bytes) for each in left} == {
         ("partial", old, "org/tiny", 5),
         ("partial", new, "org/tiny", 5),

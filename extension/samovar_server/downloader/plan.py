@@ -1,8 +1,8 @@
 """Which files of a repo to fetch: a pure function of its list of files and of what was asked for.
 
-By default what the loader reads and nothing else: safetensors with the config and tokenizer files beside
-them, or the one GGUF file that there is. Pickles and code, which can run when they are read, are never
-fetched. (https://huggingface.co/docs/hub/security-pickle)
+By default what the loader reads and the licence, and nothing else: safetensors with the config and tokenizer
+files beside them, or the one GGUF file that there is. Pickles and code, which can run when they are read,
+are never fetched. (https://huggingface.co/docs/hub/security-pickle)
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from samovar_server.inventory.gguf_names import shard_of, tag_of
 
 SINGLE, SHARD, INDEX = "model.safetensors", "model-?????-of-?????.safetensors", "model.safetensors.index.json"
 
+ABOUT = ("LICENSE*", "README.md")
+"""What a model may be used for: the licence, and the card that names it."""
+
 BESIDE_WEIGHTS = (
-    "LICENSE*",
+    *ABOUT,
     "added_tokens.json",
     "chat_template.jinja",
     "config.json",
@@ -175,7 +178,7 @@ def _only_gguf(repo: Repo) -> list[RepoFile]:
             "quantization_needed",
             f"{repo.name} has {len(stems)} GGUF models: choose one with quantization (there are {tags}).",
         )
-    return [*models, *(file for file in repo.files if fnmatch.fnmatchcase(file.path, "LICENSE*"))]
+    return [*models, *_about(repo)]
 
 
 def _by_tag(repo: Repo, tag: str) -> list[RepoFile]:
@@ -187,7 +190,11 @@ def _by_tag(repo: Repo, tag: str) -> list[RepoFile]:
         raise PullFailed(
             "no_such_quantization", f"{repo.name} has no GGUF file of quantization {tag}: {hint}."
         )
-    return [*models, *(file for file in repo.files if fnmatch.fnmatchcase(file.path, "LICENSE*"))]
+    return [*models, *_about(repo)]
+
+
+def _about(repo: Repo) -> list[RepoFile]:
+    return [file for file in repo.files if any(fnmatch.fnmatchcase(file.path, it) for it in ABOUT)]
 
 
 def _is_projector(path: str) -> bool:

@@ -28,8 +28,9 @@ FILES = {
     "modeling_tiny.py": b"import os",
     "onnx/model.safetensors": b"other" * 1000,
     "README.md": b"hello",
+    "results.csv": b"1,2",
 }
-WANTED = {"config.json", "generation_config.json", "tokenizer.json", "model.safetensors"}
+WANTED = {"README.md", "config.json", "generation_config.json", "tokenizer.json", "model.safetensors"}
 
 
 class Recorder(Reporter):

@@ -28,7 +28,7 @@ def code(choice: Choice, *names: str) -> tuple[str, str]:
 
 def test_by_default_what_the_loader_reads() -> None:
     names = chosen(Choice(), *SAFETENSORS, *PICKLES, "onnx/model.safetensors", "consolidated.safetensors")
-    assert names == {"config.json", "tokenizer.json", "model.safetensors", "LICENSE"}
+    assert names == {"config.json", "tokenizer.json", "model.safetensors", "LICENSE", "README.md"}
 
 
 def test_the_same_weights_are_not_fetched_twice() -> None:
@@ -49,11 +49,11 @@ def test_the_weights_come_last() -> None:
 
 @pytest.mark.parametrize("tag", ["Q4_K_M", "q4_k_m"])
 def test_a_gguf_file_by_its_tag(tag: str) -> None:
-    assert chosen(Choice(quantization=tag), *GGUF, *SHARDED) == {"m-Q4_K_M.gguf", "LICENSE"}
+    assert chosen(Choice(quantization=tag), *GGUF, *SHARDED) == {"m-Q4_K_M.gguf", "LICENSE", "README.md"}
 
 
 def test_a_gguf_model_in_parts_comes_whole() -> None:
-    assert chosen(Choice(quantization="Q6_K"), *GGUF, *SHARDED) == {*SHARDED, "LICENSE"}
+    assert chosen(Choice(quantization="Q6_K"), *GGUF, *SHARDED) == {*SHARDED, "LICENSE", "README.md"}
     what, message = code(Choice(quantization="Q6_K"), *GGUF, *SHARDED[:2])
     assert what == "incomplete"
     assert SHARDED[2] in message
@@ -69,7 +69,7 @@ def test_of_several_gguf_models_one_must_be_named() -> None:
     what, message = code(Choice(), *GGUF)
     assert what == "quantization_needed"
     assert "Q4_K_M" in message
-    assert chosen(Choice(), "m-Q8_0.gguf", "README.md") == {"m-Q8_0.gguf"}
+    assert chosen(Choice(), "m-Q8_0.gguf", "x.csv") == {"m-Q8_0.gguf"}
 
 
 def test_tags_by_size() -> None:
@@ -80,7 +80,10 @@ def test_tags_by_size() -> None:
 def test_include_and_exclude() -> None:
     names = (*SAFETENSORS, *PICKLES, "onnx/model.safetensors")
     assert chosen(Choice(include=("*.json",)), *names) == {"config.json", "tokenizer.json"}
-    assert chosen(Choice(exclude=("tokenizer*", "LICENSE")), *names) == {"config.json", "model.safetensors"}
+    assert chosen(Choice(exclude=("tokenizer*", "LICENSE", "*.md")), *names) == {
+        "config.json",
+        "model.safetensors",
+    }
     assert chosen(Choice(include=("onnx/*",)), *names) == {"onnx/model.safetensors"}
     assert code(Choice(include=("*.xyz",)), *names)[0] == "no_files"
 

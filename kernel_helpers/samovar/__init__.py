@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from samovar import aio
     from samovar.api import chat, generate, load, stream
     from samovar.clients import async_client, client
+    from samovar.rows import map_rows as map  # noqa: A004 - `samovar.map` is how it is called
 
 __all__ = [
     "BadAnswer",
@@ -48,6 +49,7 @@ __all__ = [
     "client",
     "generate",
     "load",
+    "map",
     "stream",
     "use",
 ]
@@ -55,8 +57,13 @@ __all__ = [
 _HOMES = {
     **dict.fromkeys(("chat", "generate", "load", "stream"), "samovar.api"),
     **dict.fromkeys(("async_client", "client"), "samovar.clients"),
+    "map": "samovar.rows",
 }
 """Where names are that are imported when they are first used: they bring an HTTP client with them."""
+
+
+_NAMES = {"map": "map_rows"}
+"""What is called otherwise at home, where it must not hide a builtin."""
 
 
 def __getattr__(name: str) -> Any:
@@ -64,7 +71,7 @@ def __getattr__(name: str) -> Any:
         return import_module("samovar.aio")
     if name not in _HOMES:
         raise AttributeError(f"module 'samovar' has no attribute {name!r}", name=name)
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_HOMES[name]), _NAMES.get(name, name))
 
 
 def __dir__() -> list[str]:

@@ -48,7 +48,7 @@ def chat(messages: Iterable[Message], **parameters: Unpack[Parameters]) -> Gener
                     case None if waiting:
                         notice.tick()
     except KeyboardInterrupt:
-        raise Interrupted(together.results()[0], "the error's .partial") from None
+        raise Interrupted(together.results()[0], "What had come is the error's .partial.") from None
     for error in together.errors():
         raise error
     return with_class(together.results()[0], parameters)
@@ -82,7 +82,7 @@ class Stream:
             return next(self._pieces)
         except KeyboardInterrupt:
             self.close()
-            raise Interrupted(self.result, ".result") from None
+            raise Interrupted(self.result, "What had come is .result.") from None
 
     @property
     def result(self) -> Generation:

@@ -39,6 +39,37 @@ class Notice(Protocol):
         """Take the notice away. May be called twice."""
 
 
+class Line(Protocol):
+    """One line on how far something is, replaced as it goes on, and gone when it is over."""
+
+    def show(self, line: str, *, phase: str, fraction: float) -> None:
+        """Say `line`. Where lines stay, only a new `phase` or a good deal more of `fraction` is said."""
+
+    def close(self) -> None:
+        """Take it away. May be called twice."""
+
+
+class CellLine:
+    """A line in a notebook's cell."""
+
+    def __init__(self) -> None:
+        self._handle: DisplayHandle | None = None
+
+    def show(self, line: str, *, phase: str, fraction: float) -> None:
+        """Say `line`."""
+        from IPython.display import display
+
+        if self._handle is None:
+            self._handle = display(as_html(line), raw=True, display_id=True)
+        else:
+            self._handle.update(as_html(line), raw=True)
+
+    def close(self) -> None:
+        """Take it away."""
+        if self._handle is not None:
+            self._handle.update(as_html(""), raw=True)
+
+
 class Screen(Notice, Protocol):
     """Shows one generation: perhaps progress, then text, then `close`, which leaves the text only."""
 
@@ -137,7 +168,7 @@ class LoadLine:
 
     def close(self) -> None:
         """Take the line away."""
-        self._line.clear()
+        self._line.close()
 
 
 class TextScreen:

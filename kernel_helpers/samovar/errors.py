@@ -35,8 +35,9 @@ class Interrupted(KeyboardInterrupt):
     A KeyboardInterrupt, so that "Run All" stops at this cell, but told in one line.
     """
 
-    def __init__(self, partial: Any = None, kept: str = "") -> None:
-        super().__init__("Interrupted." + (f" What had come is in {kept}." if kept else ""))
+    def __init__(self, partial: Any = None, then: str = "") -> None:
+        """`then` is a sentence on where what had come is."""
+        super().__init__(f"Interrupted. {then}".rstrip())
         self.partial = partial
 
     def _render_traceback_(self) -> list[str]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 import threading
 
-from samovar.display import CellScreen, LoadLine, Notice
+from samovar.display import CellLine, CellScreen, Line, LoadLine, Notice
+from samovar.progress import ProgressLine
 from samovar.records import LoadProgress
 
 
 class Silence:
     """Shows nothing: of a script whose output goes to a file, or of a thread beside the main one."""
+
+    def show(self, line: str, *, phase: str, fraction: float) -> None:
+        """Nothing."""
 
     def progress(self, progress: LoadProgress) -> None:
         """Nothing."""
@@ -30,6 +34,15 @@ def notice_here(model: str | None) -> Notice:
     if in_kernel():
         return CellScreen(name)
     return LoadLine(name) if sys.stderr.isatty() else Silence()
+
+
+def line_here() -> Line:
+    """Where the caller's user sees how far something is."""
+    if threading.current_thread() is not threading.main_thread():
+        return Silence()
+    if in_kernel():
+        return CellLine()
+    return ProgressLine() if sys.stderr.isatty() else Silence()
 
 
 def in_kernel() -> bool:

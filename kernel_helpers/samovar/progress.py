@@ -131,8 +131,8 @@ class ProgressLine:
             self._stream.flush()
         self._shown = line
 
-    def clear(self) -> None:
-        """Take the line off the terminal."""
+    def close(self) -> None:
+        """Take the line off the terminal; in a log it stays."""
         if self._terminal and self._shown:
             self._stream.write("\r\x1b[2K")
             self._stream.flush()

@@ -93,7 +93,9 @@ def make_request(messages: Iterable[Message], parameters: Mapping[str, Any]) -> 
             raise BadOption(f"{name}: {value!r} is none of {known}.{near_hint(str(value), CHOICES[name])}")
     wishes = {name: value for name, value in parameters.items() if value is not None}
     wishes.setdefault("model", model_in_use())
-    load = {name: wishes.pop(name) for name in LOAD_PARAMETERS & wishes.keys()}
+    load = load_options(wishes)
+    for name in LOAD_PARAMETERS & wishes.keys():
+        del wishes[name]
     if "schema" in wishes:
         wishes["schema"] = as_schema(wishes["schema"])
     if isinstance(wishes.get("stop"), str):
@@ -102,7 +104,7 @@ def make_request(messages: Iterable[Message], parameters: Mapping[str, Any]) -> 
         wishes[name] = tuple(wishes.get(name, ()))
     if "logit_bias" in wishes:
         wishes["logit_bias"] = {str(token): bias for token, bias in wishes["logit_bias"].items()}
-    return Request(messages=tuple(messages), load=LoadOptions(**load), **wishes)
+    return Request(messages=tuple(messages), load=load, **wishes)
 
 
 def as_request(options: Namespace, messages: tuple[Message, ...]) -> Request:
@@ -129,6 +131,11 @@ def as_schema(schema: object) -> Mapping[str, Any]:
         )
     described: Mapping[str, Any] = describe()
     return described
+
+
+def load_options(parameters: Mapping[str, Any]) -> LoadOptions:
+    """How a model is to be loaded by `parameters`, which may hold others."""
+    return LoadOptions(**{name: parameters.get(name) for name in LOAD_PARAMETERS})
 
 
 def drawn_seed() -> int:

@@ -104,13 +104,7 @@ class Generation:
     @property
     def json(self) -> Any:
         """The text, parsed as JSON. BadAnswer when it is none, as when it was cut off."""
-        try:
-            return json.loads(self.text)
-        except ValueError:
-            why = ENDINGS.get(self.finish_reason, "the model ended it so")
-            raise BadAnswer(
-                f"The answer is not whole JSON ({why}). Raise max_tokens, or set a schema."
-            ) from None
+        return parse_json(self.text, self.finish_reason)
 
     @property
     def parsed(self) -> Any:
@@ -177,6 +171,16 @@ class Generation:
         if not self.more:
             return [self.text]
         return [f"[{number}] {choice.text}" for number, choice in enumerate(self.choices, 1)]
+
+
+def parse_json(text: str, finish_reason: FinishReason = "stop") -> Any:
+    """An answer's `text` as JSON. BadAnswer when it is none, as when it was cut off."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        why = ENDINGS.get(finish_reason, "the model ended it so")
+        told = f"The answer is not whole JSON ({why}). Raise max_tokens, or set a schema."
+        raise BadAnswer(told) from None
 
 
 def is_on_screen(cell: int | None) -> bool:

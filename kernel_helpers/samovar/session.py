@@ -104,6 +104,14 @@ class Session(Wire):
             raise ConnectionLost(f"The server at {self.server.url} went away while the model was loading.")
         return loaded
 
+    def check_model(self, model: str) -> None:
+        """ServerError, with the nearest name, when there is no `model`."""
+        try:
+            self.estimate(model)
+        except ServerError as error:
+            if error.code == "model_not_found":
+                raise
+
     def unload(self, model: str, *, now: bool = False) -> list[LoadedModel]:
         """Free the memory of `model`; unless `now`, its running requests end first."""
         answer = self._call("POST", "/models/unload", {"model": model, "mode": "now" if now else "drain"})

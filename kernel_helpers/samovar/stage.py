@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 from samovar.answers import columns
 from samovar.display import SECONDS_PER_CHARACTER, Screen, printable
 from samovar.progress import ProgressLine, Wait
+from samovar.result import Generation
 from samovar.together import Ends, Grows, Happening, Waits
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ class Stage(Protocol):
     def show(self, happening: Happening | None) -> None:
         """Show it; None: a second has passed in which nothing happened."""
 
+    def catch_up(self, results: Sequence[Generation]) -> None:
+        """Show also what had come but was not told any more."""
+
     def close(self) -> None:
         """Leave only what is to stay."""
 
@@ -32,6 +36,7 @@ class Solo:
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
+        self._shown = 0
 
     def show(self, happening: Happening | None) -> None:
         """Show it."""
@@ -40,8 +45,14 @@ class Solo:
                 self._screen.progress(happening.progress)
             case Grows():
                 self._screen.add(happening.text)
+                self._shown += len(happening.text)
             case None:
                 self._screen.tick()
+
+    def catch_up(self, results: Sequence[Generation]) -> None:
+        """Show the rest of the text."""
+        if rest := results[0].text[self._shown :]:
+            self._screen.add(rest)
 
     def close(self) -> None:
         """Leave the text."""
@@ -90,6 +101,10 @@ class Side:
         characters = sum(len(column.text) for column in self._columns.values())
         if self._clock() - self._shown_at >= characters * SECONDS_PER_CHARACTER:
             self._put()
+
+    def catch_up(self, results: Sequence[Generation]) -> None:
+        """Show the rest of each text."""
+        catch_up(self._columns, results)
 
     def close(self) -> None:
         """Leave the texts, and no waits."""
@@ -140,12 +155,16 @@ class Below:
             progress = waiting.wait.progress
             self._line.show(waiting.wait.words(), phase=progress.phase, fraction=progress.fraction)
 
+    def catch_up(self, results: Sequence[Generation]) -> None:
+        """Write the rest of each text, too."""
+        catch_up(self._columns, results)
+
     def close(self) -> None:
         """Write what had come of those that have not ended."""
         self._write([column for column in self._columns.values() if not column.note])
 
     def _write(self, ended: Sequence[Column]) -> None:
-        self._line.clear()
+        self._line.close()
         for column in ended:
             column.note = column.note or "interrupted"
             self._stream.write(f"{column.title}:\n{column.text}\n({column.note})\n\n")
@@ -159,6 +178,12 @@ def make_columns(names: Sequence[str], choices: int, clock: Callable[[], float])
         for index, name in enumerate(names)
         for choice in range(choices)
     }
+
+
+def catch_up(columns: dict[Place, Column], results: Sequence[Generation]) -> None:
+    """Take the texts from the results."""
+    for (index, choice), column in columns.items():
+        column.text = printable(results[index].choices[choice].text)
 
 
 def note(columns: dict[Place, Column], happening: Happening | None) -> None:

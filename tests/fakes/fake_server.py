@@ -7,7 +7,7 @@ import json
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -101,6 +101,7 @@ class FakeServer:
     loads: deque[Load] = field(default_factory=deque)
     hanging: threading.Event = field(default_factory=threading.Event)
     disconnected: threading.Event = field(default_factory=threading.Event)
+    echo: bool = False  # what is not scripted is answered by the question
     url: str = ""
     port: int = 0
     token: str = TOKEN
@@ -252,6 +253,8 @@ class Unload(Handler):
 class Chat(Handler):
     async def post(self) -> None:
         reply = self.fake.next_reply(self.body.get("model"))
+        if self.fake.echo:
+            reply = replace(reply, pieces=[self.body["messages"][-1]["content"]])
         if reply.error is not None and reply.fail_after is None:
             self.refuse(reply.status, reply.error)
         elif self.body.get("stream"):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.fakes.fake_server import MODEL, RESIDENT, SECONDS, FakeServer, Handler
+from tests.fakes.fake_server import MODEL, RESIDENT, SECONDS, FakeServer, Handler, error_body
 
 GB = 1_000_000_000
 CPU = {
@@ -77,6 +77,7 @@ class FakeWorkbench(FakeServer):
     leftovers: list[dict[str, Any]] = field(default_factory=list)
     check: dict[str, Any] = field(default_factory=lambda: dict(CHECK))
     estimate: dict[str, Any] = field(default_factory=lambda: dict(ESTIMATE))
+    missing: set[str] = field(default_factory=set)  # models that an estimate does not find
     refusal: dict[str, Any] | None = None  # what the routes for downloads and the Hub answer instead
 
     def __post_init__(self) -> None:
@@ -157,7 +158,10 @@ class Completions(Workbench):
 
 class Estimate(Workbench):
     def post(self) -> None:
-        self.finish(self.fake.estimate)
+        if self.body["model"] in self.fake.missing:
+            self.refuse(404, error_body("model_not_found", "No such model.", "model"))
+        else:
+            self.finish(self.fake.estimate)
 
 
 class Inventory(Workbench):

@@ -14,6 +14,7 @@ from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 
 from tests.fakes.fake_server import SECONDS, FakeServer
+from tests.fakes.fake_workbench import FakeWorkbench
 
 NAMES = (
     "SAMOVAR_URL",
@@ -64,6 +65,13 @@ def connected_to(server: Fake, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake
 def fake_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
     """A fake server that is found through the environment."""
     with FakeServer() as server:
+        yield from connected_to(server, monkeypatch)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWorkbench]:
+    """A fake server with all routes that notebooks use, found through the environment."""
+    with FakeWorkbench() as server:
         yield from connected_to(server, monkeypatch)
 
 

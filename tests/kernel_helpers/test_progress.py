@@ -40,8 +40,8 @@ def test_on_a_terminal_the_line_is_overwritten_and_taken_away() -> None:
     line.show("one", phase="a", fraction=0)
     line.show("one", phase="a", fraction=0)
     line.show("two", phase="a", fraction=0.01)
-    line.clear()
-    line.clear()
+    line.close()
+    line.close()
     assert terminal.getvalue() == "\r\x1b[2Kone\r\x1b[2Ktwo\r\x1b[2K"
 
 
@@ -58,7 +58,7 @@ def test_in_a_log_there_are_few_lines() -> None:
     for percent in range(101):
         line.show(f"{percent}", phase="a", fraction=percent / 100)
     line.show("next", phase="b", fraction=1)
-    line.clear()
+    line.close()
     assert log.getvalue().split() == ["0", "25", "50", "75", "100", "next"]
 
 

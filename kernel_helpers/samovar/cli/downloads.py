@@ -6,9 +6,8 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 
-from samovar.errors import SamovarError
-from samovar.records import Download
-from samovar.session import Session, current_session
+from samovar.downloading import find
+from samovar.session import current_session
 from samovar.tables import downloads_table
 
 
@@ -27,19 +26,6 @@ def cancel(options: Namespace) -> int:
         f"Go on with: samovar resume {job.job_id[:8]}\n"
     )
     return 0
-
-
-def find(session: Session, text: str) -> Download:
-    """The download that `text` means: the beginning of its id, or its model, the latest of several."""
-    jobs = session.downloads()
-    by_id = [job for job in jobs if job.job_id.startswith(text)]
-    by_model = [job for job in jobs if job.url == text]
-    if len(by_id) > 1:
-        raise SamovarError(f"{len(by_id)} downloads begin with {text!r}: write more of the one you mean.")
-    found = by_id or by_model[:1]
-    if not found:
-        raise SamovarError(f"There is no download {text!r}. `samovar downloads` lists those there are.")
-    return found[0]
 
 
 COMMANDS: Mapping[str, Callable[[Namespace], int]] = {"downloads": list_downloads, "cancel": cancel}

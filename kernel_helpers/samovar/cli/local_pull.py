@@ -35,7 +35,7 @@ def pull(model: str, choice: Sequence[str] = ()) -> int:
         try:
             done = _follow(events, line, model)
         finally:
-            line.clear()
+            line.close()
         if done is None:
             raise SamovarError(f"The download ended unexpectedly: {_last_line(errors)}")
     there = "is already here" if done["already_there"] else "is here"

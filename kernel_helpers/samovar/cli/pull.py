@@ -7,18 +7,14 @@ by itself (`local_pull.py`).
 from __future__ import annotations
 
 import sys
-import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping
+from contextlib import closing
 
-from samovar.cli.downloads import find
-from samovar.errors import NoServer, SamovarError
-from samovar.progress import ProgressLine, duration, pulling, size
-from samovar.records import Download
+from samovar.downloading import Begun, begin, find, followed
+from samovar.errors import NoServer
+from samovar.progress import ProgressLine
 from samovar.session import Session, current_session
-
-POLL_SECONDS = 0.5
-"""As often as a download tells of itself."""
 
 
 def pull(options: Namespace) -> int:
@@ -31,56 +27,34 @@ def pull(options: Namespace) -> int:
         named = {"include": options.include, "exclude": options.exclude}
         choice = [f"--{name}={glob}" for name, globs in named.items() for glob in globs]
         return pull_here(options.model, choice)
-    known = {job.job_id for job in session.downloads()}
-    job = session.download(options.model, include=options.include, exclude=options.exclude)
-    return _watch(session, job, is_ours=job.job_id not in known)
+    begun = begin(session, options.model, include=options.include, exclude=options.exclude)
+    return _watch(session, begun)
 
 
 def resume(options: Namespace) -> int:
     """Go on with a download that was cancelled or has failed."""
     session = current_session()
-    job = session.resume_download(find(session, options.job).job_id)
-    return _watch(session, job, is_ours=True)
+    return _watch(session, Begun(session.resume_download(find(session, options.job).job_id), is_ours=True))
 
 
-def _watch(session: Session, job: Download, *, is_ours: bool) -> int:
+def _watch(session: Session, begun: Begun) -> int:
     """Show the progress to the end. An interrupt cancels the download, if it was begun here."""
     line = ProgressLine()
     try:
-        while not job.is_over:
-            line.show(_words(job), phase=job.status, fraction=_fraction(job))
-            time.sleep(POLL_SECONDS)
-            job = session.find_download(job.job_id)
+        with closing(line):
+            job = followed(session, begun, line)
     except KeyboardInterrupt:
-        line.clear()
-        if is_ours:
-            session.cancel_download(job.job_id)
-        sys.stderr.write(f"{_after_interrupt(job, is_ours=is_ours)}\n")
+        sys.stderr.write(f"{_after_interrupt(begun)}\n")
         raise
-    finally:
-        line.clear()
-    if job.status != "completed":
-        raise SamovarError(
-            job.error or f"The download of {job.url} was cancelled: samovar resume {job.job_id[:8]}"
-        )
     sys.stdout.write(f"{job.url} {job.message}: {job.path}\n")
     return 0
 
 
-def _after_interrupt(job: Download, *, is_ours: bool) -> str:
-    if is_ours:
-        return f"Cancelled; what has come is kept. Go on with: samovar resume {job.job_id[:8]}"
-    return f"The download was begun elsewhere and goes on. End it with: samovar cancel {job.job_id[:8]}"
-
-
-def _fraction(job: Download) -> float:
-    return job.bytes_done / job.bytes_total if job.bytes_total else 0.0
-
-
-def _words(job: Download) -> str:
-    rate = f"{size(job.bytes_per_second)}/s" if job.bytes_per_second else ""
-    left = f"{duration(job.eta_seconds)} left" if job.eta_seconds is not None else ""
-    return pulling(job.url, job.bytes_done, job.bytes_total, rate, left or job.message)
+def _after_interrupt(begun: Begun) -> str:
+    name = begun.job.job_id[:8]
+    if begun.is_ours:
+        return f"Cancelled; what has come is kept. Go on with: samovar resume {name}"
+    return f"The download was begun elsewhere and goes on. End it with: samovar cancel {name}"
 
 
 COMMANDS: Mapping[str, Callable[[Namespace], int]] = {"pull": pull, "resume": resume}

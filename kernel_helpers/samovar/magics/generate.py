@@ -70,11 +70,16 @@ class GenerateMagics(Magics):
         requests = _requests(options, conversation, prompt)
         together = Together(current_session(), requests)
         stage = self._stage(options, [request.model or "the model" for request in requests])
-        try:
-            with closing(stage), closing(together.happenings()) as happenings:
-                for happening in happenings:
-                    stage.show(happening)
-        except KeyboardInterrupt:
+        interrupted = False
+        with closing(stage):
+            try:
+                with closing(together.happenings()) as happenings:
+                    for happening in happenings:
+                        stage.show(happening)
+            except KeyboardInterrupt:
+                interrupted = True
+                stage.catch_up(together.results())
+        if interrupted:
             self._break_off(options, together, None)
         if errors := together.errors():
             self._break_off(options, together, errors[0])
@@ -94,7 +99,7 @@ class GenerateMagics(Magics):
         self._shell.displayhook.update_user_ns(partial)  # `_`, as for what a cell returns
         if error is not None:
             raise error from None
-        raise Interrupted(partial, (options.out or "_") if came else "") from None
+        raise Interrupted(partial, f"What had come is in {options.out or '_'}." if came else "") from None
 
     def _shown(self, options: Namespace, together: Together) -> Generation | Answers:
         """The result, marked as shown by this cell, and in the variable that --out names."""

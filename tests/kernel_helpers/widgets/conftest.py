@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,16 +14,8 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from samovar.widgets.panel import Panel
 from tests.fakes.fake_server import SECONDS
-from tests.fakes.fake_workbench import FakeWorkbench
-from tests.kernel_helpers.conftest import connected_to
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWorkbench]:
-    with FakeWorkbench() as server:
-        yield from connected_to(server, monkeypatch)
 
 
 @dataclass

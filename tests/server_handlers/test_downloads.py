@@ -134,6 +134,17 @@ async def test_bad_fields_are_named(
     assert processes == []
 
 
+async def test_xet_is_refused_and_what_to_do_instead_is_told(
+    client: httpx.AsyncClient, processes: list[FakeProcess]
+) -> None:
+    answer = await client.post("/models/download", json={"url": "org/a", "xet": True})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "xet")
+    assert "hf download" in error["message"]
+    assert processes == []
+    assert (await client.post("/models/download", json={"url": "org/a", "xet": False})).status_code == 202
+
+
 async def test_no_such_download(client: httpx.AsyncClient, processes: list[FakeProcess]) -> None:
     for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/resume")):
         answer = await client.request(method, f"/models/download/nowhere{path}")

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Glob = Annotated[str, Field(min_length=1, max_length=512)]
 Globs = Annotated[tuple[Glob, ...], Field(max_length=64, strict=False)]
 
 
+NO_XET = (
+    "samovar does not fetch by Xet, whose transfers begin anew when they are cut off. Leave it out, or fetch "
+    "with `hf download` in a terminal: samovar finds what that brings"
+)
+
+
 class VerifyRequest(BaseModel):
-    """`url`: a repo of the Hub (`org/name`), its page's address, or an alias; `quantization`: a GGUF tag."""
+    """`url`: a repo of the Hub (`org/name`), its page's address, or an alias; `quantization`: a GGUF tag.
+
+    `xet` is refused unless it is false: see NO_XET.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -21,6 +30,14 @@ class VerifyRequest(BaseModel):
     exclude: Globs = ()
     quantization: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")] | None = None
     destination: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    xet: bool = False
+
+    @field_validator("xet")
+    @classmethod
+    def _is_not_xet(cls, wanted: bool) -> bool:
+        if wanted:
+            raise ValueError(NO_XET)
+        return wanted
 
     @model_validator(mode="before")
     @classmethod

@@ -107,10 +107,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "samovar_server.engine": {
         "samovar_server.errors",
         "samovar_server.protocol",
+        "samovar_server.loader.failure",
         "samovar_server.loader.spec",
         "samovar_server.workers.pipes",
     },
-    "samovar_server.workers": {"samovar_server.errors", "samovar_server.loader.spec"},
+    "samovar_server.workers": {
+        "samovar_server.errors",
+        "samovar_server.loader.failure",
+        "samovar_server.loader.spec",
+    },
     "samovar_server.downloader": {
         "samovar_server.errors",
         "samovar_server.inventory",

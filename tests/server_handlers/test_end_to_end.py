@@ -188,6 +188,18 @@ async def test_a_load_that_fails_says_why(ai: openai.OpenAI, folder: Path, strea
     assert "another architecture" in error.message
 
 
+async def test_a_load_that_the_system_kills_for_memory_says_so(
+    client: httpx.AsyncClient, folder: Path
+) -> None:
+    write_model(folder, MODEL, FakeScript(crash_while_loading=True))
+    answer = await client.post("/models/load", json={"model": MODEL})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (507, "insufficient_memory")
+    assert "memory runs out). Unload other models" in error["message"]
+    (shown,) = (await client.get("/models/loaded")).json()["loaded_models"]
+    assert (shown["state"], shown["error"]) == ("failed", error["message"])
+
+
 async def test_a_crash_in_a_stream_is_a_typed_error_and_the_next_request_works(
     ai: openai.OpenAI, folder: Path
 ) -> None:

@@ -13,7 +13,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from samovar_server.errors import InsufficientMemory, LoadFailed, SamovarError
+from samovar_server.errors import SamovarError
+from samovar_server.loader.failure import from_words
 from samovar_server.loader.spec import Imported, Progress, Ready, WorkerSpec, parse_spec
 from samovar_server.workers.pipes import Pipe, watch_stdin
 
@@ -41,11 +42,9 @@ def main() -> None:
         server = serving.prepare(spec, lambda phase, fraction: _report(pipe, phase, fraction))
     except SamovarError as error:
         pipe.fail(error)
-    except MemoryError:
-        pipe.fail(InsufficientMemory(f"Memory ran out while {spec.model_name} was loaded."))
     except Exception as error:  # whatever it is, the caller waits for the cause
         log.exception("The load failed")
-        pipe.fail(_as_load_failure(spec, error))
+        pipe.fail(cause_of(error, spec))
     asyncio.run(_serve(pipe, server, imported))
 
 
@@ -73,10 +72,12 @@ def _report(pipe: Pipe, phase: str, fraction: float) -> None:
         pipe.send(Progress("warmup", WEIGHTS_SHARE + fraction * (1 - WEIGHTS_SHARE)))
 
 
-def _as_load_failure(spec: WorkerSpec, error: Exception) -> LoadFailed:
-    cause = " ".join(str(error).replace(spec.model_path, spec.model_name).split())
-    first = cause.split(". ")[0][:300].rstrip(".") or type(error).__name__
-    return LoadFailed(f"{spec.model_name} could not be loaded: {first}. See the server's log.")
+def cause_of(error: Exception, spec: WorkerSpec) -> SamovarError:
+    """What an error of the libraries means to the user."""
+    if isinstance(error, MemoryError):
+        return from_words(spec.model_name, "out of memory")
+    words = str(error).replace(spec.model_path, spec.model_name)
+    return from_words(spec.model_name, words.strip() or type(error).__name__)
 
 
 if __name__ == "__main__":

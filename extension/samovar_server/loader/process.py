@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
@@ -22,6 +21,7 @@ from samovar_server.errors import (
     SamovarError,
 )
 from samovar_server.loader.child import ChildProcess
+from samovar_server.loader.failure import describe_exit, from_exit
 from samovar_server.loader.options import LoadProgress, ProgressCallback
 from samovar_server.loader.spec import (
     Failed,
@@ -72,7 +72,7 @@ class WorkerProcess:
     async def load(self, spec: Spec, report: ProgressCallback, timeout: float) -> Ready:
         """Have the process load a model, within `timeout` seconds; to be called once.
 
-        Raises LoadFailed with the worker's own reason, with how the process ended, or at the timeout.
+        Raises the worker's own reason, what it means how the process ended, or LoadFailed at the timeout.
         The caller ends the process then, as it does when it is cancelled.
         """
         report(LoadProgress("importing", 0.0))
@@ -113,19 +113,4 @@ class WorkerProcess:
                     raise _FAILURES.get(code, LoadFailed)(message)
                 case Ready():
                     return event
-        ending = await self.exited()
-        raise LoadFailed(
-            f"The worker process of {spec.model_name} {ending} while it loaded. See the server's log."
-        )
-
-
-def describe_exit(code: int) -> str:
-    """How a process ended, to follow its name in a sentence; negative codes are signals."""
-    if code >= 0:
-        return f"ended with exit code {code}"
-    if -code == signal.SIGKILL:
-        return "was killed (SIGKILL, as the system does when memory runs out)"
-    try:
-        return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was ended by signal {-code}"
+        raise from_exit(spec.model_name, await asyncio.shield(self._child.exit_code))

@@ -21,6 +21,7 @@ from http.client import HTTPConnection, HTTPException
 from typing import Any
 
 from samovar_server.errors import LoadFailed
+from samovar_server.loader.failure import from_exit, from_words
 from samovar_server.loader.spec import CommandSpec, Imported, Progress, Ready, parse_spec
 from samovar_server.workers.pipes import Pipe, watch_stdin
 
@@ -28,7 +29,6 @@ POLL_SECONDS = 0.1
 ANSWER_SECONDS = 5.0
 KEPT_LINES = 200
 """Of the log, to find the reason of a failure in."""
-SHOWN_CHARACTERS = 300
 
 _PERCENT = re.compile(r"checkpoint shards:\s+(\d{1,3})%")
 _ERROR = re.compile(r"\b[A-Z]\w*(?:Error|Exception)\b: .+|\berror: .+")
@@ -48,7 +48,7 @@ class Log:
         """The last error in the log, once it has ended."""
         self._thread.join(ANSWER_SECONDS)
         found = [match[0] for line in self._lines if (match := _ERROR.search(line))]
-        return found[-1][:SHOWN_CHARACTERS].rstrip(".") if found else None
+        return found[-1] if found else None
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -83,8 +83,8 @@ def main() -> None:
     log = Log(process, pipe)
     while not _ask(port, "/health", spec.secret)[0]:
         if (code := process.poll()) is not None:
-            reason = log.reason() or f"it ended with exit code {code}"
-            pipe.fail(LoadFailed(f"{spec.model_name} could not be loaded: {reason}. See the server's log."))
+            words = log.reason()
+            pipe.fail(from_words(spec.model_name, words) if words else from_exit(spec.model_name, code))
         time.sleep(POLL_SECONDS)
     pipe.send(
         Ready(

@@ -11,7 +11,8 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
-from samovar_server.errors import BackendUnavailable, InvalidRequest, LoadFailed
+from samovar_server.errors import BackendUnavailable, InvalidRequest
+from samovar_server.loader.failure import from_words
 from samovar_server.loader.spec import Imported, LlamaCppSpec, Progress, Ready, parse_spec
 from samovar_server.workers.pipes import Pipe, resident_bytes, watch_stdin
 
@@ -44,10 +45,8 @@ def main() -> None:
     try:
         server = xllamacpp.Server(_parameters(xllamacpp, spec))
     except Exception as error:  # noqa: BLE001 - whatever it is, the caller waits for the cause
-        cause = " ".join(str(error).replace(spec.model_path, spec.model_name).split())[:300].rstrip(".")
-        pipe.fail(
-            LoadFailed(f"{spec.model_name} could not be loaded by llama.cpp: {cause}. See the server's log.")
-        )
+        words = str(error).replace(spec.model_path, spec.model_name)
+        pipe.fail(from_words(spec.model_name, words, engine="llama.cpp"))
     seconds = time.monotonic() - began
     port = urlsplit(server.listening_address).port
     assert port is not None

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from samovar_server.backends.transformers import TransformersBackend
-from samovar_server.errors import LoadFailed
+from samovar_server.errors import InsufficientMemory, LoadFailed, SamovarError
 from samovar_server.inventory.references import ResolvedModel
 from samovar_server.loader.loader import Loader
 from samovar_server.loader.options import LoadOptions, LoadProgress
@@ -69,16 +69,20 @@ async def test_each_worker_has_a_secret_of_its_own(tmp_path: Path, spawned: list
 
 
 @pytest.mark.parametrize(
-    ("script", "reason"),
+    ("script", "kind", "reason"),
     [
-        (FakeScript(fail="the weights are damaged"), "the weights are damaged"),
-        (FakeScript(crash_while_loading=True), "SIGKILL"),
+        (FakeScript(fail="the weights are damaged"), LoadFailed, "the weights are damaged"),
+        (FakeScript(crash_while_loading=True), InsufficientMemory, "SIGKILL"),
     ],
 )
 async def test_a_failed_load_leaves_no_process(
-    tmp_path: Path, spawned: list[WorkerProcess], script: FakeScript, reason: str
+    tmp_path: Path,
+    spawned: list[WorkerProcess],
+    script: FakeScript,
+    kind: type[SamovarError],
+    reason: str,
 ) -> None:
-    with pytest.raises(LoadFailed, match=reason):
+    with pytest.raises(kind, match=reason):
         await make().launch(plan(tmp_path, script), lambda step: None)
     assert len(spawned) == 1
 

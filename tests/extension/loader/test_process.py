@@ -13,8 +13,9 @@ import pytest
 
 from samovar_server.errors import InsufficientMemory, LoadFailed, SamovarError
 from samovar_server.loader.child import LINE_LIMIT
+from samovar_server.loader.failure import describe_exit
 from samovar_server.loader.options import LoadProgress
-from samovar_server.loader.process import WorkerProcess, describe_exit
+from samovar_server.loader.process import WorkerProcess
 from samovar_server.loader.spec import Failed, Imported, Progress, Ready, WorkerEvent, WorkerSpec, event_line
 
 LOG = logging.getLogger("samovar")
@@ -101,16 +102,16 @@ async def test_the_workers_own_reason_is_the_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "expected"),
+    ("code", "kind", "expected"),
     [
-        ("raise SystemExit(3)", "ended with exit code 3 while it loaded"),
-        ("import os; os.kill(os.getpid(), 9)", "memory runs out) while it loaded"),
-        ("import os; os.kill(os.getpid(), 15)", "was ended by SIGTERM while it loaded"),
+        ("raise SystemExit(3)", LoadFailed, "ended with exit code 3 while it loaded"),
+        ("import os; os.kill(os.getpid(), 9)", InsufficientMemory, "memory runs out). Unload other models"),
+        ("import os; os.kill(os.getpid(), 15)", LoadFailed, "was ended by SIGTERM while it loaded"),
     ],
 )
-async def test_a_worker_that_ends_while_it_loads(code: str, expected: str) -> None:
+async def test_a_worker_that_ends_while_it_loads(code: str, kind: type[SamovarError], expected: str) -> None:
     error = await load_error("import sys; sys.stdin.readline()", code)
-    assert isinstance(error, LoadFailed)
+    assert type(error) is kind
     assert expected in error.message
 
 

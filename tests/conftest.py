@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from jupyter_core.paths import jupyter_data_dir
 
-pytest_plugins = ["pytest_jupyter.jupyter_server", "tests.plugins.chromium"]
+pytest_plugins = ["pytest_jupyter.jupyter_server", "tests.plugins.chromium", "tests.plugins.hub_proxy"]
 
 
 @pytest.fixture(scope="session")

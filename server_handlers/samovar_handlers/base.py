@@ -29,6 +29,7 @@ from samovar_server.errors import (
     PermissionDenied,
     RouteNotFound,
     SamovarError,
+    ServiceUnavailable,
     TooLarge,
 )
 from samovar_server.relay import Relay
@@ -48,6 +49,14 @@ FOREIGN_HOST = (
 FOREIGN_ORIGIN = (
     "A page of another origin may not call this server with a login cookie. Use 'Authorization: Bearer "
     "<token>', or allow the origin with --ServerApp.allow_origin."
+)
+FOREIGN_SERVER = (
+    "This server belongs to another user of the Hub, or the token is not meant for it. Use the URL of your "
+    "own server, or a token with the scope access:servers."
+)
+UNIDENTIFIED = (
+    "Who calls cannot be found out now: what knows it, under JupyterHub the Hub, does not answer. It may be "
+    "restarting: send the request again in a few seconds."
 )
 NO_XSRF = (
     "A request without a token needs the header X-XSRFToken with the value of the _xsrf cookie. Programs "
@@ -146,12 +155,22 @@ class GuardedHandler(APIHandler):
         if getattr(getattr(self, method.lower()), "__allow_unauthenticated", False):
             return
         if user is None or await self._sent_wrong_token():
-            raise InvalidApiKey(NO_CREDENTIALS)
+            raise await self._stranger()
         action = HTTP_METHOD_TO_AUTH_ACTION[method]
         allowed = self.authorizer.is_authorized(self, user, action, self.auth_resource)
         if not await ensure_async(allowed):
             raise PermissionDenied(f"{user.username} may not {action} {self.auth_resource} on this server.")
         self.caller = self.door.caller_of(user)
+
+    async def _stranger(self) -> SamovarError:
+        """What to tell somebody whom Jupyter does not know as a user of this server.
+
+        On a user's own server under JupyterHub it may be another user of the Hub, whose token is not wrong.
+        """
+        hub = getattr(self.identity_provider, "hub_auth", None)
+        if hub is not None and await hub.get_user(self, sync=False) is not None:
+            return PermissionDenied(FOREIGN_SERVER)
+        return InvalidApiKey(NO_CREDENTIALS)
 
     async def _sent_wrong_token(self) -> bool:
         """Whether it was a login cookie that Jupyter went by, beside a token that it does not know.
@@ -166,10 +185,10 @@ class GuardedHandler(APIHandler):
     async def _explained(self, refusal: web.HTTPError) -> SamovarError | web.HTTPError:
         """Jupyter's refusal with the status that API clients understand, and what to do about it."""
         if not hasattr(self, "_jupyter_current_user"):  # the identity provider itself failed
-            return refusal
+            return ServiceUnavailable(UNIDENTIFIED, retry_after=5) if refusal.status_code >= 500 else refusal
         # Jupyter complains of a missing XSRF token before it looks whether there is a user at all.
         if self._jupyter_current_user is None or await self._sent_wrong_token():
-            return InvalidApiKey(NO_CREDENTIALS)
+            return await self._stranger()
         if refusal.status_code == 404:
             return PermissionDenied(FOREIGN_ORIGIN)
         return PermissionDenied(NO_XSRF) if refusal.status_code == 403 else refusal

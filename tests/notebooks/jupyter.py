@@ -11,7 +11,7 @@ import sys
 import threading
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 from nbformat import NotebookNode
 from nbformat.v4 import output_from_msg
+from tornado.httpclient import HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 START_SECONDS = 60.0
@@ -38,22 +39,9 @@ class Jupyter:
     url: str
     process: subprocess.Popen[str]
 
-    @asynccontextmanager
-    async def kernel(self) -> AsyncIterator[Kernel]:
+    def kernel(self) -> AbstractAsyncContextManager[Kernel]:
         """A new kernel, started by the server."""
-        authorization = {"Authorization": f"token {TOKEN}"}
-        async with httpx.AsyncClient(
-            base_url=self.url, headers=authorization, trust_env=False, timeout=START_SECONDS
-        ) as client:
-            started = await client.post("api/kernels", json={"name": "python3"})
-            name = started.raise_for_status().json()["id"]
-            url = f"ws{self.url.removeprefix('http')}api/kernels/{name}/channels?token={TOKEN}"
-            channels = await websocket_connect(url)
-            try:
-                yield Kernel(name, client, channels)
-            finally:
-                channels.close()
-                await client.delete(f"api/kernels/{name}")
+        return new_kernel(self.url, TOKEN)
 
 
 @dataclass(frozen=True)
@@ -103,6 +91,24 @@ class Kernel:
         }
         await self.channels.write_message(json.dumps(message))
         return request
+
+
+@asynccontextmanager
+async def new_kernel(server: str, token: str) -> AsyncIterator[Kernel]:
+    """A kernel that the Jupyter server at `server`, a URL with a slash at its end, has started."""
+    authorization = {"Authorization": f"token {token}"}
+    async with httpx.AsyncClient(
+        base_url=server, headers=authorization, trust_env=False, timeout=START_SECONDS
+    ) as client:
+        started = await client.post("api/kernels", json={"name": "python3"})
+        name = started.raise_for_status().json()["id"]
+        url = f"ws{server.removeprefix('http')}api/kernels/{name}/channels"
+        channels = await websocket_connect(HTTPRequest(url, headers=authorization))
+        try:
+            yield Kernel(name, client, channels)
+        finally:
+            channels.close()
+            await client.delete(f"api/kernels/{name}")
 
 
 def text_of(cell: NotebookNode) -> str:

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from jupyter_server.auth import Authorizer
 from jupyter_server.serverapp import ServerApp
+from tornado import web
 
 from samovar_handlers.base import SERVICES, GuardedHandler, SamovarHandler, Services
 from samovar_handlers.routes import ROUTES
@@ -238,3 +239,34 @@ async def test_no_token_reaches_the_log(
     for token in (jupyters, services.token, "wrong-token"):
         assert token not in "\n".join(ours)
     assert services.token not in repr(services)
+
+
+class SomebodyElse:
+    """What a user's own server under JupyterHub asks the Hub by; it knows the caller as another user."""
+
+    async def get_user(self, handler: Any, *, sync: bool) -> dict[str, str]:
+        assert not sync
+        return {"name": "bob"}
+
+
+async def test_another_user_of_the_hub_is_known_but_not_allowed(
+    jp_serverapp: ServerApp, anonymous: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jp_serverapp.identity_provider, "hub_auth", SomebodyElse(), raising=False)
+    for method, path in (("GET", "/models"), ("POST", "/models/unload-all")):
+        answer = await anonymous.request(method, path, headers={"Authorization": "Bearer bobs"})
+        status, code, message = error(answer)
+        assert (status, code) == (403, "permission_denied")
+        assert "your own server" in message
+
+
+async def test_an_identity_provider_that_fails_is_no_reason_to_refuse_a_user(
+    jp_serverapp: ServerApp, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(handler: Any) -> None:
+        raise web.HTTPError(500, "Failed to connect to Hub API")
+
+    monkeypatch.setattr(jp_serverapp.identity_provider, "get_user", fail)
+    answer = await client.get("/models")
+    assert error(answer)[:2] == (503, "service_unavailable")
+    assert answer.headers["Retry-After"] == "5"

@@ -10,7 +10,8 @@ from jupyter_core.application import JupyterApp
 from jupyterhub.httpclient import JupyterHubHTTPClient
 from jupyterhub.services.auth import HubAuth
 from tornado.httpserver import HTTPServer
-from traitlets import Bool, Int
+from tornado.log import LogFormatter
+from traitlets import Bool, Int, default
 
 from samovar_handlers.base import Services
 from samovar_server import __version__
@@ -39,6 +40,8 @@ class HubService(JupyterApp):
     version = __version__
     description = __doc__ or ""
     classes = [Workbench, Sharing, HubAuth]  # noqa: RUF012  # declared as Jupyter declares it
+    # With the time, as the Hub and Jupyter's servers log.
+    _log_formatter_cls = LogFormatter  # type: ignore[assignment]  # as Jupyter's server does
 
     identity_seconds = Int(
         30,
@@ -56,6 +59,10 @@ class HubService(JupyterApp):
         starts a service of its own.
         """,
     ).tag(config=True)
+
+    @default("log_format")
+    def _log_format_as_jupyters(self) -> str:
+        return "%(color)s[%(levelname)1.1s %(asctime)s.%(msecs).03d %(name)s]%(end_color)s %(message)s"
 
     def start(self) -> None:
         """Serve until the Hub says to stop, or is gone."""

@@ -12,7 +12,7 @@ import threading
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ class Kernel:
     name: str
     client: httpx.AsyncClient
     channels: WebSocketClientConnection
+    by_display: dict[str, NotebookNode] = field(default_factory=dict)
+    """Outputs that can still change, those of earlier cells as well."""
 
     async def interrupt(self) -> None:
         """What the button with the square does."""
@@ -61,14 +63,13 @@ class Kernel:
         async with asyncio.timeout(CELL_SECONDS):
             request = await self._send(cell.source)
             cell.outputs = []
-            by_display: dict[str, NotebookNode] = {}
             pending = {"execute_reply", "idle"}
             while pending:
                 received = await self.channels.read_message()
                 assert received is not None, "the server closed the connection"
                 message: Message = json.loads(received)
                 if message["parent_header"].get("msg_id") == request:
-                    pending.discard(note(message, cell, by_display))
+                    pending.discard(note(message, cell, self.by_display))
                     if watch is not None:
                         await watch(cell)
 

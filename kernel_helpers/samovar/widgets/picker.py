@@ -36,7 +36,8 @@ class Picker(Panel):
 
     def __init__(self, connect: Callable[[], Session] = current_session) -> None:
         self.state = CatalogueState()
-        self._answer = ""
+        self._fits = ""  # what is said of the choice
+        self._answer = ""  # and of what was asked for last
         self._refilling = False
         self._devices: Sequence[str] = ()
         self.text = growing(
@@ -86,6 +87,8 @@ class Picker(Panel):
             devices = [memory.device for memory in session.memory()]
             with self.guard:
                 self.state.set_stored(stored, fits)
+                if done:
+                    self._answer = f"{event.data['job']['url']} is on disk."
                 self._devices = devices
 
     def refresh(self) -> None:
@@ -95,7 +98,7 @@ class Picker(Panel):
         choice = self.state.find(self.value) if self.value else None
         self.load_button.disabled = choice is None or not choice.on_disk
         self.download_button.disabled = choice is None or choice.on_disk
-        self.answer.value = html.news(self._answer)
+        self.answer.value = html.news(self._fits) + html.news(self._answer)
 
     def _refill(
         self, part: ipywidgets.Widget, options: Sequence[tuple[str, str]], otherwise: str | None
@@ -116,7 +119,7 @@ class Picker(Panel):
             for choice in self.state.choices()
         )
         shown = shown or html.line("There is no model.", dim=True)
-        return shown + (html.line(self._answer) if self._answer else "")
+        return shown + html.news(self._fits) + html.news(self._answer)
 
     def load_options(self) -> LoadOptions | None:
         """What is chosen below the list; None, and said so, where the context length is no number."""
@@ -168,6 +171,8 @@ class Picker(Panel):
     def _estimate(self, _: object) -> None:
         if self._refilling:
             return
+        with self.guard:
+            self._fits = ""
         self.update()
         name, options = self.value, self.load_options()
         if name is None or options is None:
@@ -175,8 +180,9 @@ class Picker(Panel):
 
         def task(session: Session) -> None:
             words = estimate_words(session.estimate(name, options))
-            if (self.value, self.load_options()) == (name, options):  # or another one is chosen by now
-                self._set_answer(words)
+            with self.guard:
+                if (self.value, self.load_options()) == (name, options):  # or another one is chosen by now
+                    self._fits = words
 
         self.work(task)
 

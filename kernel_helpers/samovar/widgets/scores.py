@@ -64,6 +64,10 @@ def visible(text: str) -> str:
     return text.replace("\n", "⏎\n").replace("\t", "⇥\t")
 
 
+def _percent(probability: float) -> str:
+    return f"{probability:.1%}" if probability >= 0.001 else "<0.1%"
+
+
 def _shown(score: TokenScore) -> ShownToken:
     if score.logprob is None:
         return ShownToken(
@@ -71,5 +75,7 @@ def _shown(score: TokenScore) -> ShownToken:
         )
     probability = math.exp(score.logprob)
     kind = next(name for least, name in CLASSES if probability >= least)
-    likeliest = [f"{text!r} {math.exp(logprob):.1%}" for text, logprob in score.alternatives]
-    return ShownToken(score.text, probability, kind, f"{score.text!r}: {probability:.1%}, {kind}", likeliest)
+    likeliest = [f"{text!r} {_percent(math.exp(logprob))}" for text, logprob in score.alternatives]
+    return ShownToken(
+        score.text, probability, kind, f"{score.text!r}: {_percent(probability)}, {kind}", likeliest
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,6 +69,7 @@ def until() -> Watch:
             changed.set()
 
         panel.refresh = refresh_and_tell  # type: ignore[method-assign]
+        deadline = time.monotonic() + SECONDS
         try:
             while True:
                 changed.clear()
@@ -75,7 +77,7 @@ def until() -> Watch:
                     if shows():
                         refresh()  # a state is there before its thread has shown it
                         return
-                assert changed.wait(SECONDS), "the widget did not change any more"
+                assert changed.wait(deadline - time.monotonic()), f"it shows: {text_of(panel)}"
         finally:
             panel.refresh = refresh  # type: ignore[method-assign]
 

@@ -58,6 +58,7 @@ def test_the_hub_is_searched_and_its_models_downloaded(server: FakeWorkbench, un
     server.publish("download", {"change": "completed", "job": JOB | {"status": "completed"}})
     until(picker, lambda: "org/other · 269 MB · safetensors · on disk · ✓ fits" in labels(picker))
     assert picker.value == "org/other"
+    assert "org/other is on disk." in text_of(picker)
     picker.text.value = ""
     assert len(labels(picker)) == 2
     picker.close()

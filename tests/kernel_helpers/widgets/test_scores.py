@@ -41,6 +41,7 @@ def test_a_certain_token_is_likely() -> None:
     scores = ScoreState()
     scores.set([TokenScore("x", 0.0), TokenScore("y", -math.inf)], "")
     assert [token.kind for token in scores.tokens()] == ["likely", "surprising"]
+    assert scores.tokens()[1].sentence() == "'y': <0.1%, surprising"
 
 
 def test_white_space_can_be_seen() -> None:

@@ -2,9 +2,9 @@
 
 A query's result depends on its own row and position only, to the bit: decode is a grouped matrix product
 in which every (row, kv head) is a product of its own, and masked keys add exact zeros; prefill works in
-blocks of `QUERY_BLOCK` queries on a fixed grid, so that the shapes are the same however a prompt is cut
-into chunks. (torch's CPU flash kernel splits rows between threads and gives the second thread's rows
-other bits.)
+the blocks of a fixed grid (`grid`), so that the shapes are the same however a prompt is cut into chunks.
+(Over a whole prompt, torch's CPU flash kernel splits rows between threads and gives the second thread's
+other bits; over a block it is given the same work each time.)
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from samovar_server.engine.grid import block_end
 from samovar_server.engine.step import Decoding, Piece, Step
 
 NAME = "samovar"
-QUERY_BLOCK = 32
-"""Queries that prefill attends with at a time; chunks and reused prefixes end on multiples of it."""
 
 
 def register() -> None:
@@ -104,19 +104,32 @@ def _prefill(
     out: Tensor,
 ) -> None:
     """query and out [n, heads, head_dim], out being filled; key and value [kv_heads, length, head_dim]."""
-    _, heads, head_dim = query.shape
-    kv_heads = key.shape[0]
-    group = heads // kv_heads
-    for start in range(piece.start, piece.end, QUERY_BLOCK):
-        end = min(start + QUERY_BLOCK, piece.end)
+    start = piece.start
+    while start < piece.end:
+        end = min(block_end(start), piece.end)
         block = slice(start - piece.start, end - piece.start)
-        grouped = query[block].transpose(0, 1).reshape(kv_heads, group * (end - start), head_dim)
-        mask = step.mask(start, end, settings.window, query).repeat(group, 1)
+        mask = step.mask(start, end, settings.window, query)
+        out[block] = _attend_block(query[block], key[:, :end], value[:, :end], mask, settings)
+        start = end
+
+
+def _attend_block(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, settings: Settings) -> Tensor:
+    """query [n, heads, head_dim]; key and value [kv_heads, length, head_dim]; mask [n, length]."""
+    n, heads, head_dim = query.shape
+    kv_heads = key.shape[0]
+    query = query.transpose(0, 1)
+    if settings.softcap is None and settings.sinks is None:  # what torch's own attention knows
+        attended = scaled_dot_product_attention(
+            query[None], key[None], value[None], attn_mask=mask, scale=1.0, enable_gqa=heads != kv_heads
+        )[0]
+    else:
+        group = heads // kv_heads
         sinks = settings.sinks
         if sinks is not None:
-            sinks = sinks.repeat_interleave(end - start).view(kv_heads, -1, 1)
-        attended = _weighted(grouped, key[:, :end], value[:, :end], mask, settings.softcap, sinks)
-        out[block] = attended.view(heads, end - start, -1).transpose(0, 1)
+            sinks = sinks.repeat_interleave(n).view(kv_heads, -1, 1)
+        grouped = query.reshape(kv_heads, group * n, head_dim)
+        attended = _weighted(grouped, key, value, mask.repeat(group, 1), settings.softcap, sinks)
+    return attended.reshape(heads, n, -1).transpose(0, 1)
 
 
 def _weighted(

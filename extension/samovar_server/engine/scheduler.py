@@ -15,14 +15,14 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from samovar_server.engine.attention import QUERY_BLOCK
+from samovar_server.engine.grid import WIDEST, cut
 from samovar_server.engine.pace import Pace
 from samovar_server.engine.sequence import Phase, Sequence
 from samovar_server.engine.slots import Assignment, SlotPool
 from samovar_server.errors import QueueFull
 
 PREFILL_BUDGET_ALONE = 256
-"""Prompt tokens per step while nobody decodes; a multiple of QUERY_BLOCK."""
+"""Prompt tokens per step while nobody decodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +96,16 @@ class Scheduler:
         """The next step. Takes it for granted that the plan is carried out: first copies, then the rest."""
         decode = [sequence for sequence in self.running if sequence.phase is Phase.DECODE]
         decode.sort(key=lambda sequence: sequence.slot)  # neighbouring slots are computed without gaps
-        budget = pace.budget if decode else PREFILL_BUDGET_ALONE
+        budget = pace.tokens if decode else PREFILL_BUDGET_ALONE
         chunks: list[Chunk] = []
-        while budget >= QUERY_BLOCK and (chunk := self._next_chunk(budget, chunks)) is not None:
+        # The first chunk may be one block whatever the budget, or a prompt would never come in.
+        while (not chunks or budget >= WIDEST) and (chunk := self._next_chunk(budget, chunks)) is not None:
             chunks.append(chunk)
             budget -= chunk.end - chunk.start
         return Plan(decode, chunks)
 
     def _next_chunk(self, budget: int, before: list[Chunk]) -> Chunk | None:
-        """The next chunk, of at most `budget` tokens, behind those `before` it in the same step."""
+        """The next chunk, of `budget` tokens or one block, behind those `before` it in the same step."""
         sequence = next((s for s in self.running if s.phase is Phase.PREFILL), None)
         assignment = None
         if sequence is None:
@@ -114,8 +115,7 @@ class Scheduler:
             self.waiting.remove(sequence)
             assignment = self._admit(sequence)
         start, whole = sequence.prefilled, len(sequence.prompt)
-        end = start + budget // QUERY_BLOCK * QUERY_BLOCK
-        end = min(end, whole) if self._resumes else whole
+        end = min(cut(start, budget), whole) if self._resumes else whole
         self._slots.prefilled(sequence.slot, sequence.prompt[start:end])
         sequence.prefilled = end
         if end == whole:

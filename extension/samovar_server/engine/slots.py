@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from samovar_server.engine.attention import QUERY_BLOCK
+from samovar_server.engine.grid import border
 
 
 @dataclass(slots=True)
@@ -91,4 +91,4 @@ def common_blocks(held: Sequence[int], prompt: Sequence[int]) -> int:
     same = 0
     while same < limit and held[same] == prompt[same]:
         same += 1
-    return same // QUERY_BLOCK * QUERY_BLOCK
+    return border(same)

@@ -8,8 +8,7 @@ import threading
 import pytest
 import torch
 
-from samovar_server.engine.attention import QUERY_BLOCK
-from samovar_server.engine.pace import MOST_BLOCKS
+from samovar_server.engine.pace import MOST_TOKENS
 from samovar_server.errors import InvalidRequest, QueueFull, SamovarError
 from samovar_server.protocol.place import Place
 from tests.extension.engine.helpers import Bench, Digits, expected, next_token
@@ -69,7 +68,7 @@ def test_a_prompt_can_start_from_the_slot_of_a_running_request() -> None:
         bench.runner.gate.release(1000)
         assert first.done.wait(30)
         assert second.done.wait(30)
-    assert second.sequence.cached_tokens == 64
+    assert second.sequence.cached_tokens == 80
     assert second.text == first.text == text_of(expected(prompt, 50))
 
 
@@ -87,7 +86,7 @@ def test_a_long_prompt_does_not_stall_the_others_tokens() -> None:
     beside = bench.runner.calls[began : ended + 1]
     assert len(beside) > 1, "the whole prompt in one step"
     assert all(call.decoded == 1 for call in beside), "a step that gave the short one no token"
-    assert all(sum(call.pieces) <= MOST_BLOCKS * QUERY_BLOCK for call in beside)
+    assert all(sum(call.pieces) <= MOST_TOKENS for call in beside)
 
 
 def test_prompts_that_wait_together_are_computed_together() -> None:
@@ -107,7 +106,7 @@ def test_samples_of_one_prompt_share_its_computation() -> None:
         requests = [bench.submit(prompt, max_tokens=2) for _ in range(4)]
         for request in requests:
             assert request.done.wait(30)
-    assert sum(sum(call.pieces) for call in bench.runner.calls) == 90 + 3 * 26
+    assert sum(sum(call.pieces) for call in bench.runner.calls) == 90 + 3 * 10
     assert {request.text for request in requests} == {text_of(expected(prompt, 2))}
 
 

@@ -7,16 +7,16 @@ import random
 
 import pytest
 
-from samovar_server.engine.attention import QUERY_BLOCK
-from samovar_server.engine.pace import MOST_BLOCKS, STRETCH, Pace
+from samovar_server.engine.grid import FINEST
+from samovar_server.engine.pace import MOST_TOKENS, STRETCH, Pace
 
 
 def run(pace: Pace, decode: float, token: float, steps: int) -> tuple[Pace, list[float]]:
     """Steps with a long prompt waiting, on a machine with these costs; the last pace, and their seconds."""
     taken = []
     for _ in range(steps):
-        taken.append(decode + token * pace.budget)
-        pace = pace.after(taken[-1], decoded=True, prefilled=pace.budget)
+        taken.append(decode + token * pace.tokens)
+        pace = pace.after(taken[-1], decoded=True, prefilled=pace.tokens)
     return pace, taken
 
 
@@ -24,21 +24,21 @@ def run(pace: Pace, decode: float, token: float, steps: int) -> tuple[Pace, list
 def test_steps_settle_below_the_bound_or_at_the_smallest_piece(seed: int) -> None:
     rng = random.Random(seed)
     decode, token = rng.uniform(0.005, 0.1), rng.uniform(1e-5, 5e-3)
-    pace = Pace(decode_seconds=decode, blocks=rng.randrange(1, MOST_BLOCKS + 1))
+    pace = Pace(decode_seconds=decode, tokens=FINEST * rng.randrange(1, MOST_TOKENS // FINEST + 1))
     pace, taken = run(pace, decode, token, 40)
-    smallest = decode + token * QUERY_BLOCK
+    smallest = decode + token * FINEST
     # It feels its way up and is thrown back: above the bound never twice in a row, once it has settled.
     above = [seconds > max(STRETCH * decode, smallest) * 1.001 for seconds in taken[5:]]
     assert not any(first and second for first, second in itertools.pairwise(above))
 
 
 def test_cheap_prompts_are_taken_in_large_pieces_and_dear_ones_in_small() -> None:
-    assert run(Pace(0.05), 0.05, 1e-6, 20)[0].blocks == MOST_BLOCKS
-    assert run(Pace(0.05), 0.05, 1.0, 20)[0].blocks == 1
+    assert run(Pace(0.05), 0.05, 1e-6, 40)[0].tokens == MOST_TOKENS
+    assert run(Pace(0.05), 0.05, 1.0, 20)[0].tokens == FINEST
 
 
 def test_nothing_is_concluded_from_steps_that_do_not_show_it() -> None:
-    pace = Pace(0.05, blocks=3)
+    pace = Pace(0.05, tokens=96)
     assert pace.after(9.0, decoded=False, prefilled=256) == pace, "nobody waited for this one"
     assert pace.after(0.06, decoded=True, prefilled=5) == pace, "a short prompt's end does not fill the step"
     assert Pace().after(9.0, decoded=True, prefilled=64) == Pace(), "there is nothing to compare with"

@@ -9,8 +9,8 @@ def test_only_whole_blocks_count_and_never_the_last_token() -> None:
     prompt = list(range(100))
     assert common_blocks(prompt, prompt) == 96
     assert common_blocks(prompt[:64], prompt) == 64
-    assert common_blocks(prompt, prompt[:64]) == 32
-    assert common_blocks(prompt[:31], prompt) == 0
+    assert common_blocks(prompt, prompt[:64]) == 48
+    assert common_blocks(prompt[:15], prompt) == 0
     assert common_blocks([*prompt[:70], -1, *prompt[71:]], prompt) == 64
 
 

@@ -86,9 +86,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         "samovar_server.callers",
         "samovar_server.metrics",
         "samovar_server.sharing",
+        "samovar_server.diagnosis",
         "samovar_server.shelf",
         "samovar_server.usage",
     },
+    "samovar_server.diagnosis": {"samovar_server.loader.spare"},
     "samovar_server.shelf": {"samovar_server.errors", "samovar_server.inventory", "samovar_server.loader"},
     "samovar_server.relay": {
         "samovar_server.cache.lease",

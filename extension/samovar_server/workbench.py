@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ from samovar_server.cache.records import (
 )
 from samovar_server.cache.telling import Told
 from samovar_server.callers import Caller
+from samovar_server.diagnosis import Diagnosis, folder_state
 from samovar_server.downloader.desk import DownloadDesk, launcher
 from samovar_server.downloader.failures import PullFailed
 from samovar_server.downloader.jobs import Downloads
@@ -494,6 +495,25 @@ class Workbench(LoggingConfigurable):
     def stats(self) -> CacheStats:
         """Counters since the server started, and the memory of each device."""
         return self._cache.stats()
+
+    async def diagnosis(self) -> Diagnosis:
+        """Whether models can be brought here and run. Reads the disk."""
+        problem = None
+        try:
+            self._own_engine.check()
+        except BackendUnavailable as error:
+            problem = error.message
+        here = self._remote_model(self.default_model) is not None
+        with suppress(SamovarError):
+            await self._resolve(self.default_model)
+            here = True
+        return Diagnosis(
+            folders=await asyncio.to_thread(lambda: [folder_state(folder) for folder in self._folders]),
+            engine_problem=problem,
+            spare=self._loader.spare_state(self._own_engine.name),
+            default_model=self.default_model,
+            default_model_here=here,
+        )
 
     async def inventory(self) -> Inventory:
         """Every model on disk, complete or not, and what takes space beside them. Reads the disk."""

@@ -12,6 +12,9 @@ from pathlib import Path
 from samovar.errors import BadOption
 from samovar.request import Request
 
+BEGINNING = b'{"key": "'
+"""Of every line in a file."""
+
 _kept: dict[str, str] = {}
 """The answers of maps of this kernel that have not come to their end."""
 
@@ -71,6 +74,8 @@ def _read(file: Path) -> dict[str, str]:
                 f"store: line {number} of {file} was not written by samovar.map. Name another file, or take "
                 "that line out."
             ) from None
+    if not BEGINNING.startswith(torn[: len(BEGINNING)]):
+        raise BadOption(f"store: {file} was not written by samovar.map. Name another file.")
     if torn:
         with file.open("r+b") as end:
             end.truncate(file.stat().st_size - len(torn))

@@ -262,6 +262,33 @@ class TokenScore:
         return cls(told["token"], told["logprob"], tuple(likeliest))
 
 
+@dataclass(frozen=True, slots=True)
+class Folder(_Record):
+    """A folder for models on the server's disk. `free_bytes` is what the disk has left, where known."""
+
+    path: str
+    exists: bool = True
+    writable: bool = True
+    free_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis(_Record):
+    """How a server is. `engine_problem`: why no model can be run; `spare`: how its spare worker is."""
+
+    folders: Sequence[Folder] = ()
+    engine_problem: str | None = None
+    spare: str = "off"
+    default_model: str = ""
+    default_model_here: bool = True
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Self:
+        """The record in `told`, with that of each folder."""
+        folders = tuple(Folder.from_json(folder) for folder in told.get("folders", ()))
+        return super(Diagnosis, cls).from_json({**told, "folders": folders})
+
+
 OPEN = "open"
 """The kind of a stream's first event, which is not the server's: from here on nothing is missed."""
 

@@ -20,6 +20,7 @@ from samovar.records import (
     OPEN,
     Cleaning,
     DeviceMemory,
+    Diagnosis,
     Download,
     Estimate,
     Event,
@@ -122,6 +123,10 @@ class Session(Wire):
         answer = self._call("POST", "/models/unload-all", {"mode": "now" if now else "drain"})
         return [LoadedModel.from_json(told) for told in answer["unloaded_models"]]
 
+    def diagnosis(self) -> Diagnosis:
+        """Whether the server can bring models to its disk and run them."""
+        return Diagnosis.from_json(self._call("GET", "/diagnosis"))
+
     def memory(self) -> list[DeviceMemory]:
         """The memory of each device, and what models take of it."""
         return [DeviceMemory.from_json(told) for told in self._call("GET", "/models/stats")["memory"]]
@@ -145,6 +150,12 @@ class Session(Wire):
         body = {"model": model, "prompt": text, "max_tokens": 0, "echo": True, "logprobs": alternatives}
         answer = self._call("POST", "/completions", _without_none(body))
         return TokenScore.from_logprobs(answer["choices"][0]["logprobs"])
+
+    def tokenize(self, text: str, *, model: str | None = None) -> list[int]:
+        """The ids of the tokens that `text` is to the model, without what goes around a prompt."""
+        body = {"model": model, "prompt": text, "add_special_tokens": False}
+        tokens: list[int] = self._call("POST", "/tokenize", _without_none(body))["tokens"]
+        return tokens
 
     def download(
         self,

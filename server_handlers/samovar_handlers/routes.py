@@ -30,7 +30,7 @@ from samovar_handlers.models import (
     UnloadAllHandler,
     UnloadHandler,
 )
-from samovar_handlers.system import HealthHandler, RoutesHandler, UnknownRouteHandler
+from samovar_handlers.system import DiagnosisHandler, HealthHandler, RoutesHandler, UnknownRouteHandler
 from samovar_handlers.tokens import DetokenizeHandler, TokenizeHandler
 
 ROUTES: list[tuple[str, type[GuardedHandler]]] = [
@@ -42,6 +42,7 @@ ROUTES: list[tuple[str, type[GuardedHandler]]] = [
     ("/v1/tokenize", TokenizeHandler),
     ("/v1/detokenize", DetokenizeHandler),
     ("/v1/events", EventsHandler),
+    ("/v1/diagnosis", DiagnosisHandler),
     ("/v1/models", ModelsHandler),
     ("/v1/models/load", LoadHandler),
     ("/v1/models/estimate", EstimateHandler),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from jupyter_server.auth.decorator import allow_unauthenticated
@@ -54,6 +55,15 @@ class RoutesHandler(GuardedHandler):
         """List the routes, and the versions of what answers them."""
         routes = [describe(*route) for route in self._routes]
         self.finish({"object": "list", "data": routes, "versions": versions()})
+
+
+class DiagnosisHandler(SamovarHandler):
+    """Whether the server can do its work."""
+
+    @web.authenticated
+    async def get(self) -> None:
+        """Tell how the folders for models are, whether models can be run, and how the spare worker is."""
+        self.finish(asdict(await self.workbench.diagnosis()))
 
 
 class UnknownRouteHandler(GuardedHandler):

@@ -101,6 +101,7 @@ class FakeServer:
     loads: deque[Load] = field(default_factory=deque)
     hanging: threading.Event = field(default_factory=threading.Event)
     disconnected: threading.Event = field(default_factory=threading.Event)
+    versions: dict[str, str] = field(default_factory=lambda: {"python": "3.11.9", "torch": "2.13.0"})
     echo: bool = False  # what is not scripted is answered by the question
     url: str = ""
     port: int = 0
@@ -213,7 +214,7 @@ class Health(Handler):
 
 class Routes(Handler):
     def get(self) -> None:
-        self.finish({"object": "list", "data": [], "versions": {"python": "3.11.9", "torch": "2.13.0"}})
+        self.finish({"object": "list", "data": [], "versions": self.fake.versions})
 
 
 class Models(Handler):

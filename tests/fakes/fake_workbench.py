@@ -62,6 +62,13 @@ ESTIMATE = {
     "fits": True,
     "would_evict": [],
 }
+DIAGNOSIS: dict[str, Any] = {
+    "folders": [{"path": "/models", "exists": True, "writable": True, "free_bytes": 50 * GB}],
+    "engine_problem": None,
+    "spare": "ready",
+    "default_model": "demo",
+    "default_model_here": True,
+}
 
 
 @dataclass
@@ -77,6 +84,7 @@ class FakeWorkbench(FakeServer):
     leftovers: list[dict[str, Any]] = field(default_factory=list)
     check: dict[str, Any] = field(default_factory=lambda: dict(CHECK))
     estimate: dict[str, Any] = field(default_factory=lambda: dict(ESTIMATE))
+    diagnosis: dict[str, Any] = field(default_factory=lambda: dict(DIAGNOSIS))
     missing: set[str] = field(default_factory=set)  # models that an estimate does not find
     refusal: dict[str, Any] | None = None  # what the routes for downloads and the Hub answer instead
 
@@ -88,6 +96,7 @@ class FakeWorkbench(FakeServer):
             *super().routes(),
             ("/v1/events", Events),
             ("/v1/completions", Completions),
+            ("/v1/diagnosis", Diagnose),
             ("/v1/models/stats", Stats),
             ("/v1/models/estimate", Estimate),
             ("/v1/models/inventory", Inventory),
@@ -143,6 +152,11 @@ class Events(Workbench):
     def on_connection_close(self) -> None:
         super().on_connection_close()
         self.queue.put_nowait(None)
+
+
+class Diagnose(Workbench):
+    def get(self) -> None:
+        self.finish(self.fake.diagnosis)
 
 
 class Stats(Workbench):

@@ -27,8 +27,17 @@ NAMES = (
 )
 
 
+def close_session() -> None:
+    """Close the connections that a test has left open."""
+    from samovar import session
+
+    if session._current is not None:
+        session._current[1].close()
+    session._current = None
+
+
 @pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No server that happens to run on this machine is found."""
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
@@ -37,6 +46,8 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # However slow the machine is, nothing says that it still waits, unless a test is about that.
     monkeypatch.setattr("samovar.background.TICK_SECONDS", SECONDS)
     monkeypatch.setattr("samovar.defaults._model", None)
+    yield
+    close_session()
 
 
 @pytest.fixture
@@ -51,14 +62,10 @@ Fake = TypeVar("Fake", bound=FakeServer)
 
 def connected_to(server: Fake, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     """What a fixture yields whose fake `server` is found through the environment."""
-    from samovar import session
-
     monkeypatch.setenv("SAMOVAR_URL", server.url)
     monkeypatch.setenv("SAMOVAR_TOKEN", server.token)
     yield server
-    if session._current is not None:
-        session._current[1].close()
-    session._current = None
+    close_session()
 
 
 @pytest.fixture

@@ -169,7 +169,10 @@ def test_what_is_wrong_is_said_before_anything_is_asked(
     assert not fake_server.asked
 
 
-def test_a_file_of_something_else(fake_server: FakeServer, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("hello\n")
-    with pytest.raises(BadOption, match=r"store: line 1 of .*notes\.txt was not written by samovar\.map"):
-        samovar.map(TEAS, "{item}", store=tmp_path / "notes.txt")
+@pytest.mark.parametrize("text", ["hello\n", "hello", '{"key": 1}\n'])
+def test_a_file_of_something_else(fake_server: FakeServer, tmp_path: Path, text: str) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text(text)
+    with pytest.raises(BadOption, match=r"store: .*notes\.txt was not written by samovar\.map"):
+        samovar.map(TEAS, "{item}", store=notes)
+    assert notes.read_text() == text

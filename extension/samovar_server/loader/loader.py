@@ -14,7 +14,7 @@ from samovar_server.backends.base import Backend
 from samovar_server.loader.options import LoadProgress, ProgressCallback
 from samovar_server.loader.plan import LoadPlan
 from samovar_server.loader.process import WorkerProcess
-from samovar_server.loader.spare import SpareWorker
+from samovar_server.loader.spare import SpareState, SpareWorker
 from samovar_server.loader.spec import Ready
 from samovar_server.loader.status import WorkerStatus, ask
 
@@ -70,6 +70,10 @@ class Loader:
         if self._loading == 0:
             for spare in self._spares.values():
                 spare.replenish()
+
+    def spare_state(self, backend: str) -> SpareState:
+        """How that backend's spare worker is."""
+        return self._spares[backend].state
 
     async def launch(self, plan: LoadPlan, report: ProgressCallback) -> RunningWorker:
         """Load a model into a worker of its own. Raises LoadFailed; leaves no process behind then."""

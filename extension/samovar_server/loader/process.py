@@ -65,6 +65,10 @@ class WorkerProcess:
         """Whether the process runs, asked of the system right now: `exited` is told a moment later."""
         return self._child.alive()
 
+    def has_imported(self) -> bool:
+        """Whether it has told that its libraries are imported, and waits for a model."""
+        return not self._child.lines.empty()
+
     async def exited(self) -> str:
         """Wait for the process to end; says how it ended."""
         return describe_exit(await asyncio.shield(self._child.exit_code))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Literal
 
 from samovar_server.errors import LoadFailed
 from samovar_server.loader.process import WorkerProcess
+
+SpareState = Literal["off", "none", "importing", "ready", "ended"]
+"""Of the waiting worker: none is wanted, none is there yet, it imports, it waits, it has ended by itself."""
 
 
 class SpareWorker:
@@ -19,6 +23,17 @@ class SpareWorker:
         self._log = log
         self._enabled = enabled
         self._spare: WorkerProcess | None = None
+
+    @property
+    def state(self) -> SpareState:
+        """How it is right now."""
+        if not self._enabled:
+            return "off"
+        if self._spare is None:
+            return "none"
+        if not self._spare.alive():
+            return "ended"
+        return "ready" if self._spare.has_imported() else "importing"
 
     def replenish(self) -> None:
         """Start a spare, unless one is there; it imports in the background.

@@ -54,6 +54,8 @@ def _run(arguments: Sequence[str]) -> int:
             from samovar.cli.downloads import COMMANDS
         case "clean":
             from samovar.cli.clean import COMMANDS
+        case "doctor":
+            from samovar.cli.doctor import COMMANDS
         case "run":
             from samovar.cli.run import COMMANDS
         case "serve" | "lab" | "hub":

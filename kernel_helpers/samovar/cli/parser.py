@@ -83,6 +83,8 @@ def make_parser() -> CommandParser:
         "--now", action="store_true", help="end its running requests instead of waiting for them"
     )
 
+    commands.add_parser("doctor", help="look whether the set-up works, and say what to do where it does not")
+
     for name, what in LAUNCHERS.items():
         commands.add_parser(name, help=what, add_help=False)
 

@@ -183,6 +183,13 @@ def _cancel_options(parser: OptionParser) -> None:
     parser.add_argument("download", nargs="?", help="its model; may be left out where one download runs")
 
 
+def doctor(shell: InteractiveShell, options: Namespace) -> str:
+    """Whether the set-up works."""
+    from samovar.doctor import checks, report
+
+    return report(list(checks()))
+
+
 def _session() -> Session:
     from samovar.session import current_session
 
@@ -221,5 +228,6 @@ COMMANDS: Mapping[str, Command] = {
         ),
         Command("pull", "pull NAME", "bring a model to the server's disk", pull, _pull_options),
         Command("cancel", "cancel NAME", "stop a download; what has come stays", cancel, _cancel_options),
+        Command("doctor", "doctor", "whether all is well, and what to do where it is not", doctor),
     )
 }

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 
@@ -51,6 +52,22 @@ async def test_a_spare_that_has_died_is_not_given_out() -> None:
     assert taken is spawner.started[1]
     await spare.stop()
     await spawner.stop()
+
+
+async def test_how_the_spare_is() -> None:
+    says = "import sys; print('imported', flush=True); sys.stdin.read()"
+    spawner = Spawner([sys.executable, "-c", says])
+    spare = SpareWorker(spawner, LOG)
+    states = [spare.state]
+    spare.replenish()
+    lines = spawner.started[0]._child.lines
+    async with asyncio.timeout(60):
+        lines.put_nowait(await lines.get())  # once there is one
+    states.append(spare.state)
+    await spawner.started[0].stop()
+    states.append(spare.state)
+    await spare.stop()
+    assert [*states, spare.state] == ["none", "ready", "ended", "off"]
 
 
 async def test_without_a_spare_every_load_starts_its_own() -> None:

@@ -13,7 +13,7 @@ from tests.fakes.fake_server import MODEL, SECONDS, FakeServer, Load, Reply, err
 from tests.kernel_helpers.cli.conftest import Start
 
 Samovar = Callable[..., tuple[int, str, str]]
-COMMANDS = "pull, downloads, cancel, resume, list, clean, ps, run, stop, serve, lab, hub"
+COMMANDS = "pull, downloads, cancel, resume, list, clean, ps, run, stop, doctor, serve, lab, hub"
 
 
 def test_help_needs_nothing_heavy() -> None:

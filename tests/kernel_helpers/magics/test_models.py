@@ -54,7 +54,10 @@ def test_load_and_unload(
     ("line", "told"),
     [
         ("sttaus", "%samovar has no 'sttaus'. Did you mean status?"),
-        ("xyzzy", "%samovar has no 'xyzzy'. It has: status, use, list, ps, load, unload, pull, cancel."),
+        (
+            "xyzzy",
+            "%samovar has no 'xyzzy'. It has: status, use, list, ps, load, unload, pull, cancel, doctor.",
+        ),
         (
             "load demo --dtype flaot32",
             "--dtype: 'flaot32' is none of auto, float32, bfloat16, float16. Did you",

@@ -121,7 +121,10 @@ def as_messages(prompt: str, system: str | None = None) -> tuple[Message, ...]:
 
 
 def as_schema(schema: object) -> Mapping[str, Any]:
-    """The JSON schema that `schema` is, or that a pydantic class has."""
+    """The JSON schema that `schema` is, or that a pydantic class has, without properties beside its own.
+
+    pydantic leaves those open, where a class does not forbid them, and a small model then goes on for ever.
+    """
     if isinstance(schema, Mapping):
         return schema
     describe = getattr(schema, "model_json_schema", None)
@@ -129,8 +132,20 @@ def as_schema(schema: object) -> Mapping[str, Any]:
         raise BadOption(
             f"schema: a JSON schema is a dict or a pydantic class, and this is a {type(schema).__name__}."
         )
-    described: Mapping[str, Any] = describe()
-    return described
+    closed: Mapping[str, Any] = _closed(describe())
+    return closed
+
+
+def _closed(schema: Any) -> Any:
+    """`schema`, in which objects that do not say so have no further properties."""
+    if isinstance(schema, list):
+        return [_closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {name: _closed(value) for name, value in schema.items()}
+    if closed.get("type") == "object" and "properties" in closed:
+        closed.setdefault("additionalProperties", False)
+    return closed
 
 
 def load_options(parameters: Mapping[str, Any]) -> LoadOptions:

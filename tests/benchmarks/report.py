@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from statistics import median
+from statistics import median, quantiles
 
 from tests.benchmarks.measures import Row
 from tests.benchmarks.plot import memory, throughput
 from tests.benchmarks.results import (
     DOCS,
+    CellOverhead,
     Cycles,
     FirstToken,
     Score,
     Serving,
+    read_cell_overhead,
     read_cycles,
     read_first_token,
     read_quick_load,
     read_scores,
     read_serving,
 )
-from tests.benchmarks.targets import verdicts
+from tests.benchmarks.targets import CELL_COST, verdicts
 
 PLOT, CYCLES_PLOT = "serving.svg", "load_cycles.svg"
 MB = 10**6
@@ -42,6 +44,8 @@ def write_report() -> None:
         sections += serving_sections(serving)
     if starts := read_first_token():
         sections += first_token_section(starts)
+    if (cell := read_cell_overhead()) is not None:
+        sections += cell_section(cell)
     if runs := read_quick_load():
         sections += quick_load_section(runs)
     if (cycles := read_cycles()) is not None:
@@ -188,6 +192,25 @@ def first_token_section(starts: Sequence[FirstToken]) -> Iterator[str]:
     rows = [[stage, *(f"{start.stages[stage]:.2f}" for start in starts)] for stage in stages]
     rows.append(["**all**", *(f"**{sum(start.stages.values()):.2f}**" for start in starts)])
     yield table(["stage", *(start.name for start in starts)], rows)
+
+
+def cell_section(found: CellOverhead) -> Iterator[str]:
+    yield "## What a cell adds to the server's first token\n"
+    yield f"{found.machine}. Again: `python -m tests.benchmarks.cell_overhead`.\n"
+    yield (
+        "From sending the cell to its kernel to the first output with text, beside the same question by "
+        f"plain HTTP; {len(found.cell)} of each in turn, with the model in memory, in milliseconds.\n"
+    )
+    rows = [
+        [name, ms(median(seconds)), ms(quantiles(seconds, n=20)[-1])]
+        for name, seconds in (("server", found.server), ("cell", found.cell))
+    ]
+    yield table(["", "p50", "p95"], rows)
+    reached = "reached" if found.added_p50 <= CELL_COST else "**missed**"
+    yield (
+        f"A cell adds {1000 * found.added_p50:.0f} ms (p50); the aim is at most {1000 * CELL_COST:.0f} ms: "
+        f"{reached}.\n"
+    )
 
 
 def scores_section(scores: Sequence[Score]) -> Iterator[str]:

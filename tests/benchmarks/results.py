@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from tests.benchmarks.measures import Row
@@ -16,6 +17,7 @@ from tests.benchmarks.own import Gateway, LongArrival
 
 DOCS = Path(__file__).parents[2] / "docs" / "benchmarks"
 SERVING, FIRST_TOKEN, LM_EVAL = "serving.json", "first_token.json", "lm_eval.json"
+CELL_OVERHEAD = "cell_overhead.json"
 LOAD_CYCLES, QUICK_LOAD = "load_cycles.json", "quick_load.json"
 
 
@@ -77,6 +79,21 @@ class Cycles:
 
 
 @dataclass(frozen=True)
+class CellOverhead:
+    """One run of cell_overhead.py: seconds to the first text, by plain HTTP and in a cell, in turn."""
+
+    machine: str
+    versions: Mapping[str, str]
+    server: Sequence[float]
+    cell: Sequence[float]
+
+    @property
+    def added_p50(self) -> float:
+        """What a cell adds in the middle: the difference of the medians."""
+        return median(self.cell) - median(self.server)
+
+
+@dataclass(frozen=True)
 class Score:
     """One number of lm-eval, from its own backend and over HTTP from samovar."""
 
@@ -123,9 +140,19 @@ def read_cycles() -> Cycles | None:
     return Cycles(**{**found, "cycles": [Cycle(**cycle) for cycle in found["cycles"]]})
 
 
-def write(name: str, found: Serving | Cycles | Sequence[FirstToken] | Sequence[Score]) -> None:
+def read_cell_overhead() -> CellOverhead | None:
+    """The last run of cell_overhead.py."""
+    found = read(CELL_OVERHEAD)
+    return None if found is None else CellOverhead(**found)
+
+
+def write(name: str, found: Serving | Cycles | CellOverhead | Sequence[FirstToken] | Sequence[Score]) -> None:
     """Keep what was found."""
-    plain = asdict(found) if isinstance(found, Serving | Cycles) else [asdict(each) for each in found]
+    plain = (
+        asdict(found)
+        if isinstance(found, Serving | Cycles | CellOverhead)
+        else [asdict(each) for each in found]
+    )
     DOCS.mkdir(parents=True, exist_ok=True)
     (DOCS / name).write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
 

@@ -15,6 +15,8 @@ FOUR_STREAMS = 2.5
 STRETCH = 3.0
 THROUGHPUT_LOSS = 0.05
 TTFT_COST = 0.005
+CELL_COST = 0.06
+"""Seconds that a notebook's cell may add to the server's time to first token."""
 
 
 def verdicts(serving: Serving) -> Iterator[list[str]]:

@@ -12,8 +12,8 @@ import pytest
 from tests.benchmarks.client import Endpoint, Run, Stream, run
 from tests.benchmarks.measures import percentile, summarise
 from tests.benchmarks.plot import throughput
-from tests.benchmarks.report import serving_sections
-from tests.benchmarks.results import Serving
+from tests.benchmarks.report import cell_section, serving_sections
+from tests.benchmarks.results import CellOverhead, Serving
 from tests.benchmarks.scenarios import Scenario, scenarios
 from tests.benchmarks.targets import verdicts
 
@@ -83,3 +83,11 @@ def test_prompts_differ_from_their_first_words_unless_they_share_them(load: Scen
     beginnings = {prompt[:40] for prompt in prompts}
     assert len(beginnings) == (1 if load.shared else load.clients)
     assert not beginnings & {prompt[:40] for prompt in load.prompts("another time")}
+
+
+def test_what_a_cell_adds_is_told_beside_the_aim() -> None:
+    found = CellOverhead("a machine", {}, server=[0.1, 0.2, 0.3], cell=[0.15, 0.22, 0.5])
+    assert found.added_p50 == pytest.approx(0.02)
+    text = "\n".join(cell_section(found))
+    assert "| server | 200 |" in text
+    assert "A cell adds 20 ms (p50); the aim is at most 60 ms: reached." in text

@@ -67,6 +67,17 @@ def test_a_schema(fake_server: FakeServer) -> None:
     assert samovar.generate("Name a tea", schema=Tea).parsed == Tea(name="Assam")
 
 
+def test_a_class_closes_the_objects_inside_it_too(fake_server: FakeServer) -> None:
+    class Pot(BaseModel):
+        teas: list[Tea]
+
+    schema = samovar.generate("Hi", schema=Pot).request["schema"]
+    assert schema["additionalProperties"] is False
+    assert schema["$defs"]["Tea"]["additionalProperties"] is False
+    open_one = {"type": "object", "properties": {"name": {"type": "string"}}}
+    assert samovar.generate("Hi", schema=open_one).request["schema"] == open_one  # a dict is taken as it is
+
+
 def test_a_stream(fake_server: FakeServer) -> None:
     with samovar.stream("Hi", system="Be brief") as stream:
         assert list(stream) == ["Hello", " world", "!"]

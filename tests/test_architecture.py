@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "samovar_server.usage",
         "samovar_server.versions",
         "samovar_server.workbench",
+        "samovar_server.request_log",
     },
     # the machine room, from the bottom up
     "samovar_server.errors": set(),
@@ -57,6 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "samovar_server.discovery": set(),
     "samovar_server.versions": set(),
     "samovar_server.events": set(),
+    "samovar_server.request_log": set(),
     "samovar_server.forwarding": {"samovar_server.errors"},
     "samovar_server.metrics": {"samovar_server.cache.records", "samovar_server.downloader.job"},
     "samovar_server.inventory": {"samovar_server.errors"},
@@ -89,6 +91,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "samovar_server.diagnosis",
         "samovar_server.shelf",
         "samovar_server.usage",
+        "samovar_server.request_log",
     },
     "samovar_server.diagnosis": {"samovar_server.loader.spare"},
     "samovar_server.shelf": {"samovar_server.errors", "samovar_server.inventory", "samovar_server.loader"},

@@ -53,6 +53,7 @@ from samovar_server.loader.machine import Machine
 from samovar_server.loader.options import LoadOptions, ProgressCallback
 from samovar_server.loader.plan import LoadPlan
 from samovar_server.metrics import CacheCollector, DownloadCollector, count_change, count_tokens
+from samovar_server.request_log import request_log
 from samovar_server.sharing import Demand, Sharing
 from samovar_server.shelf import Inventory, Shelf
 from samovar_server.usage.meter import Meter
@@ -251,7 +252,7 @@ class Workbench(LoggingConfigurable):
             self._loader.launch,
             self._machine,
             clock=SystemClock(),
-            log=self.log,
+            log=request_log(self.log),
             default_ttl=self.default_ttl,
             tell=self._tell,
             is_pinned=self._is_pinned,

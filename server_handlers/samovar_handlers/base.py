@@ -33,6 +33,7 @@ from samovar_server.errors import (
     TooLarge,
 )
 from samovar_server.relay import Relay
+from samovar_server.request_log import REQUEST_ID
 from samovar_server.workbench import Workbench
 
 SERVICES = "samovar_services"
@@ -120,6 +121,7 @@ class GuardedHandler(APIHandler):
 
     async def prepare(self) -> None:  # type: ignore[override]  # as APIHandler does
         """Admit the caller by the scoped token or by Jupyter's own identity, or raise."""
+        REQUEST_ID.set(self.request_id)
         if not self.check_host():
             raise PermissionDenied(FOREIGN_HOST)
         if self._has_scoped_token():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -240,6 +241,35 @@ async def test_evictions_are_told_to_the_request_that_caused_them(
         assert "large|" in await until(lines, ": evicted ")
     loaded = (await client.post("/models/load", json={"model": MODEL, "memory_bytes": BUDGET})).json()
     assert [key.partition("|")[0] for key in loaded["evicted"]] == ["slow"]
+
+
+async def test_the_caches_log_says_for_which_request_it_loaded_and_evicted(
+    client: httpx.AsyncClient, folder: Path, workbench: Workbench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for name in ("first", "second"):
+        write_model(folder, name)
+        body = {"model": name, "memory_bytes": BUDGET, "ttl": 0.01}
+        headers = {"X-Request-Id": f"ask-{name}"}
+        assert (await client.post("/models/load", json=body, headers=headers)).status_code == 200
+    lines = [record for record in caplog.records if record.name.endswith(".samovar")]
+    told = [(record.getMessage().partition(" ")[0], getattr(record, "request_id", None)) for record in lines]
+    assert told[:5] == [
+        ("loading", "ask-first"),
+        ("loaded", "ask-first"),
+        ("loading", "ask-second"),
+        ("evicting", "ask-second"),
+        ("loaded", "ask-second"),
+    ]
+    assert lines[0].getMessage().endswith("(ask-first)")
+
+    def expired() -> list[logging.LogRecord]:
+        return [record for record in caplog.records if record.getMessage().startswith("unloading second")]
+
+    async with asyncio.timeout(PATIENCE):
+        while not expired():
+            await workbench.events.wait(workbench.events.newest, timeout=PATIENCE)
+    assert not hasattr(expired()[0], "request_id")  # it was nobody's wish
 
 
 async def test_prometheus_sees_it_in_jupyters_metrics(client: httpx.AsyncClient, folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from functools import partial
 from typing import Any
 
@@ -119,7 +120,7 @@ class Arrivals:
         entry.progress.report(LoadProgress("ready", 1.0))
         entry.move("ready")
         self._log.info("loaded %s (%s)", entry.plan.cache_key, gigabytes(entry.memory_bytes))
-        self._departures.run(self._crashes.watch(entry, worker))
+        self._departures.run(self._crashes.watch(entry, worker), context=Context())  # nobody's request
         if entry.doomed:
             self._departures.leave(entry, "now", entry.reason)
         else:

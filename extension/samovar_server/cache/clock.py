@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextvars import Context
 from typing import Protocol
 
 
@@ -39,8 +40,9 @@ class SystemClock:
         return time.monotonic() + self._offset
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
-        """Call back on the running loop."""
-        return asyncio.get_running_loop().call_later(max(when - self.now(), 0.0), callback)
+        """Call back on the running loop, in a context of its own: what time brings is nobody's request."""
+        seconds = max(when - self.now(), 0.0)
+        return asyncio.get_running_loop().call_later(seconds, callback, context=Context())
 
 
 async def sleep(clock: Clock, seconds: float) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from contextlib import suppress
+from contextvars import Context
 from typing import Any, Literal
 
 from samovar_server.cache.backoff import NO_FAILURES, Failures, wait_seconds
@@ -178,9 +179,9 @@ class Departures:
         if self._closed:
             raise closing()
 
-    def run(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Do `work` in a task that `close` waits for."""
-        task = asyncio.create_task(work)
+    def run(self, work: Coroutine[Any, Any, Any], *, context: Context | None = None) -> asyncio.Task[Any]:
+        """Do `work` in a task that `close` waits for; without a `context` for the request at hand."""
+        task = asyncio.create_task(work, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

@@ -125,6 +125,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "samovar_server.errors",
         "samovar_server.inventory",
         "samovar_server.loader.child",
+        "samovar_server.loader.gguf",
     },
 }
 

@@ -45,6 +45,7 @@ from samovar_server.downloader.store import JobStore
 from samovar_server.errors import BackendUnavailable, HubUnavailable, ModelNotFound, SamovarError
 from samovar_server.events import EventBus
 from samovar_server.inventory.cleaning import Cleaning
+from samovar_server.inventory.gguf_names import tag_of
 from samovar_server.inventory.references import ResolvedModel, list_models, parse_reference, resolve
 from samovar_server.loader.devices import NvidiaGpus
 from samovar_server.loader.estimate import PROCESS_BYTES
@@ -60,6 +61,19 @@ from samovar_server.usage.meter import Meter
 
 if TYPE_CHECKING:
     from samovar_server.downloader.search import FoundModel
+
+NOT_ON_THE_HUB = frozenset(
+    {
+        "incomplete",
+        "no_files",
+        "no_safetensors",
+        "no_such_quantization",
+        "quantization_needed",
+        "repo_not_found",
+        "revision_not_found",
+    }
+)
+"""The Hub could be asked, and has no model by this name."""
 
 GPU_NAME = re.compile(r"cuda(:\d{1,3})?")
 
@@ -460,21 +474,24 @@ class Workbench(LoggingConfigurable):
 
     async def _plan_from_hub(self, text: str, options: LoadOptions, missing: ModelNotFound) -> LoadPlan:
         reference = parse_reference(text, self.aliases)
-        if not reference.is_hub_name or reference.file is not None:  # GGUF has to be here first
+        if not reference.is_hub_name:
             raise missing
         budgets = self._machine.budgets(self._cache.used_bytes())
 
         def plan() -> LoadPlan:
             from samovar_server.downloader.sketch import sketch  # brings huggingface_hub: half a second
 
-            with sketch(reference.name, reference.revision) as (folder, commit):
-                model = ResolvedModel(text, reference.name, folder, "hub-cache", commit)
+            with sketch(reference.name, reference.revision, reference.file) as drawn:
+                tag = tag_of(drawn.gguf[0].name) if drawn.gguf else None
+                name = f"{reference.name}:{tag}" if tag else reference.name
+                path = drawn.gguf[0] if drawn.gguf else drawn.folder
+                model = ResolvedModel(text, name, path, "hub-cache", drawn.commit, drawn.gguf)
                 return self._stated(self._backends.plan(model, options, budgets), options)
 
         try:
             return await asyncio.to_thread(plan)
         except PullFailed as failure:
-            if failure.code in ("repo_not_found", "revision_not_found", "no_safetensors"):
+            if failure.code in NOT_ON_THE_HUB:
                 raise ModelNotFound(failure.message, param="model") from failure
             raise HubUnavailable(f"{text} is not on this machine. {failure.message}") from failure
 

@@ -22,6 +22,7 @@ from samovar.session import Session
 from samovar_handlers.base import Services
 from samovar_server.workbench import Workbench
 from tests.fakes.fake_hub import FakeHub, Fault, serving
+from tests.fakes.gguf import write_gguf
 from tests.fakes.models import FAKE_WORKER, write_model
 
 CARD = b"---\nlicense: apache-2.0\n---\n# Tiny"
@@ -36,6 +37,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         for module in ("constants", "utils._cache_manager"):
             monkeypatch.setattr(f"huggingface_hub.{module}.HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
@@ -135,3 +138,21 @@ async def test_what_a_failed_download_left_is_cleaned_or_gone_on_with(session: S
     assert {left.model for left in cleaned.removed} == {"org/tiny"}
     assert cleaned.freed_bytes == sum(left.size_bytes for left in cleaned.removed)
     assert (await in_thread(session.clean)).removed == ()
+
+
+async def test_a_gguf_model_is_judged_before_its_download(
+    client: httpx.AsyncClient, hub: FakeHub, tmp_path: Path
+) -> None:
+    files = [write_gguf(tmp_path / "gguf" / name, elements=640) for name in ("m-Q4_0.gguf", "m-Q8_0.gguf")]
+    hub.files = {file.name: file.read_bytes() for file in files}
+    asked = {"model": "org/tiny:Q8_0", "backend": "transformers"}
+    answer = await client.post("/models/estimate", json=asked)
+    assert answer.status_code == 200
+    told = answer.json()
+    assert (told["weights_bytes"], told["context_length"], told["fits"]) == (640 * 4, 256, True)
+    for name in ("org/tiny", "org/tiny:Q2_K"):
+        answer = await client.post("/models/estimate", json=asked | {"model": name})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (404, "model_not_found")
+        assert "Q4_0, Q8_0" in error["message"]
+    assert (await client.get("/models/inventory")).json()["models"] == []

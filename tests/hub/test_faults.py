@@ -23,7 +23,8 @@ STORY: Any = {
     "model": MODEL,
     "messages": [{"role": "user", "content": "Tell a long story about a samovar."}],
     "stream": True,
-    "max_tokens": 4000,
+    "max_tokens": 1900,
+    "context_length": 2048,
 }
 
 

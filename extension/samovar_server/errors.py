@@ -123,6 +123,14 @@ class QueueFull(SamovarError):
     code = "queue_full"
 
 
+class QuotaExceeded(SamovarError):
+    """The caller has had what he may have; there is more after `retry_after` seconds."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "quota_exceeded"
+
+
 class LoadFailed(SamovarError):
     """The model could not be brought into memory; the message holds the real cause."""
 

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from samovar_server.callers import Caller
+
 JSON: TypeAlias = "str | int | float | bool | Mapping[str, JSON] | list[JSON] | None"
 
 HELD_EVENTS = 2048
@@ -20,11 +22,19 @@ HELD_EVENTS = 2048
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened. `kind` is "model", "download", "queue" or "missed"; ids rise by one."""
+    """One thing that happened. `kind` is "model", "download", "queue" or "missed"; ids rise by one.
+
+    `audience` are the names of those who may hear of it beside the admins; None: everybody.
+    """
 
     id: int
     kind: str
     data: Mapping[str, JSON]
+    audience: frozenset[str] | None = None
+
+    def is_for(self, caller: Caller) -> bool:
+        """Whether `caller` may hear of it."""
+        return self.audience is None or caller.admin or caller.name in self.audience
 
 
 class EventBus:
@@ -51,9 +61,9 @@ class EventBus:
         """Whether nothing will happen any more."""
         return self._closed
 
-    def publish(self, kind: str, data: Mapping[str, JSON]) -> None:
-        """Tell all who listen."""
-        self._events.append(Event(self._next_id, kind, data))
+    def publish(self, kind: str, data: Mapping[str, JSON], audience: frozenset[str] | None = None) -> None:
+        """Tell all who listen, or only the admins and those of the `audience`."""
+        self._events.append(Event(self._next_id, kind, data, audience))
         self._next_id += 1
         self._wake()
 

@@ -35,6 +35,12 @@ TOKENS = Counter(
     "Tokens, by kind: prompt tokens that were computed, those found in the KV cache, generated ones.",
     ["model", "kind"],
 )
+USAGE_TOKENS = Counter(
+    "samovar_usage_tokens",
+    "Tokens of requests that have ended, by kind: prompt and completion. Users are told apart only with "
+    "c.Sharing.metrics_by_user.",
+    ["model", "user", "kind"],
+)
 FIRST_TOKEN_SECONDS = Histogram(
     "samovar_time_to_first_token_seconds",
     "From a streamed request's arrival to its first text, loading and waiting included.",
@@ -79,6 +85,13 @@ def count_tokens(counted: TokensCounted) -> None:
     TOKENS.labels(model, "prompt").inc(counted.prompt_tokens)
     TOKENS.labels(model, "cached").inc(counted.cached_tokens)
     TOKENS.labels(model, "generated").inc(counted.generated_tokens)
+
+
+def count_usage(model: str, user: str, prompt_tokens: int, completion_tokens: int) -> None:
+    """Count what one request has used; `user` "" stands for nobody in particular."""
+    name = label(model)
+    USAGE_TOKENS.labels(name, user, "prompt").inc(prompt_tokens)
+    USAGE_TOKENS.labels(name, user, "completion").inc(completion_tokens)
 
 
 class StreamTimer:

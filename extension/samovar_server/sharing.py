@@ -1,4 +1,4 @@
-"""How the people who call a server share it: whose turn it is, and what they see of each other."""
+"""How the people who call a server share it: whose turn it is, how much each may have, what is counted."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import hmac
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from traitlets import Bool, Dict, Float, Int, Unicode
+from jupyter_core.paths import jupyter_data_dir
+from traitlets import Bool, Bunch, Dict, Float, Int, List, TraitError, Unicode, validate
 from traitlets.config import LoggingConfigurable
 
 from samovar_server.cache.lease import Lease
@@ -18,7 +20,11 @@ from samovar_server.callers import Caller
 from samovar_server.fairness.policy import Capacity, Costs, Request
 from samovar_server.fairness.turns import Turns
 from samovar_server.loader.options import LoadProgress, ProgressCallback
+from samovar_server.metrics import count_usage
 from samovar_server.protocol.place import Place
+from samovar_server.quotas.gate import Gate
+from samovar_server.quotas.rules import Rules
+from samovar_server.usage.ledger import UsageLedger
 from samovar_server.usage.meter import Meter
 from samovar_server.usage.records import Tokens
 
@@ -83,6 +89,35 @@ class Sharing(LoggingConfigurable):
         """,
     ).tag(config=True)
 
+    limits = Dict(
+        value_trait=Dict(),
+        key_trait=Unicode(),
+        help="""
+        How much people may have: {"*": {"requests": 4, "tokens_per_day": 200000, "models": ["demo"]},
+        "group:staff": {"tokens_per_day": None, "models": None}, "user:ada": {...}}. `requests` at the same
+        time; `tokens_per_day` of prompts and answers, within the last 24 hours; `models` by name, with *
+        for any text. What is said of a user counts more than what is said of groups, and that more than "*".
+        """,
+    ).tag(config=True)
+
+    roles = Dict(
+        value_trait=List(Unicode()),
+        key_trait=Unicode(),
+        help="""
+        Who may do what, beside the admins, who may do everything: {"download": ["group:staff", "user:ada"]}.
+        Actions: generate and load, which all may by default; pin (and set a ttl), unload, download, delete.
+        "*" is everybody. A model that is in memory needs no right to load.
+        """,
+    ).tag(config=True)
+
+    contact = Unicode(
+        "whoever runs this server", help="Whom refusals tell people to ask: a name, an address, a channel."
+    ).tag(config=True)
+
+    metrics_by_user = Bool(
+        False, help="Show in the metrics how many tokens each user has used, by name."
+    ).tag(config=True)
+
     shared = Bool(False, help="Whether many people use this server. Not a setting.")
 
     max_queue = Int(0, help="That of the workbench. Not a setting.")
@@ -91,6 +126,20 @@ class Sharing(LoggingConfigurable):
         super().__init__(**kwargs)
         self._turns = Turns(Costs(self.prompt_cost, self.output_cost), self.max_queue, time.monotonic)
         self._secret = secrets.token_bytes(32)
+        self.usage = UsageLedger(lambda: Path(jupyter_data_dir()) / "samovar" / "usage.sqlite", self.log)
+        """What each user has used."""
+        rules = Rules.read(self.limits, self.roles)
+        self.gate = Gate(rules, self.contact, self.usage.by_hour)
+        """What each user may do."""
+
+    @validate("limits", "roles")
+    def _check_rules(self, proposal: Bunch) -> dict[str, Any]:
+        setting: dict[str, Any] = proposal.value
+        try:
+            Rules.read(**{"limits": {}, "roles": {}, proposal.trait.name: setting})
+        except ValueError as error:
+            raise TraitError(str(error)) from None
+        return setting
 
     @property
     def reserve(self) -> int:
@@ -98,6 +147,13 @@ class Sharing(LoggingConfigurable):
         if self.reserved_slots is not None:
             return self.reserved_slots
         return 4 if self.shared else 0
+
+    @asynccontextmanager
+    async def counted(self, caller: Caller, demand: Demand) -> AsyncIterator[None]:
+        """Count a request among the caller's, from its arrival on. PermissionDenied, QuotaExceeded."""
+        self.gate.require(caller, "generate", "send requests to models")
+        with self.gate.request(caller) if demand.sequences else nullcontext():
+            yield
 
     @asynccontextmanager
     async def turn(
@@ -126,10 +182,19 @@ class Sharing(LoggingConfigurable):
         async with self._turns.turn(lease.model.cache_key, capacity, request, waiting) as turn:
             self._tell_worker(caller, lease, request)
 
-            def charge(tokens: Tokens) -> None:
-                turn.charge(prompt=tokens.prompt, output=tokens.output)
+            name = lease.model.model
+            with self.usage.request(caller.name, name, demand.prompt_tokens) as count:
 
-            yield Meter(demand.prompt_tokens, charge)
+                def tell(tokens: Tokens) -> None:
+                    turn.charge(prompt=tokens.prompt, output=tokens.output)
+                    count(tokens)
+
+                meter = Meter(demand.prompt_tokens, tell)
+                try:
+                    yield meter
+                finally:
+                    user = caller.name if self.metrics_by_user else ""
+                    count_usage(name, user, meter.tokens.prompt, meter.tokens.output)
 
     def waiting(self, model: str) -> int:
         """Sequences that wait for their turn at `model`, a cache key."""

@@ -349,6 +349,7 @@ class Workbench(LoggingConfigurable):
         await self._loader.close()
         await self._remote.close()
         self.events.close()
+        self.sharing.usage.close()
 
     async def _preload(self) -> None:
         """Load the models that the settings want to be there; what goes wrong is logged, not raised."""
@@ -364,7 +365,8 @@ class Workbench(LoggingConfigurable):
         return bool(pins & {plan.model.name, plan.model.reference})
 
     def _tell_download(self, change: str, job: dict[str, Any]) -> None:
-        self.events.publish("download", {"change": change, "job": job})
+        askers = self.downloads.jobs.get(job["job_id"]).askers
+        self.events.publish("download", {"change": change, "job": job}, frozenset(askers))
 
     def _tell(self, told: Told) -> None:
         match told:
@@ -430,15 +432,41 @@ class Workbench(LoggingConfigurable):
     ) -> AsyncIterator[tuple[Lease, Meter]]:
         """Hold the model that `demand` names as `acquire` does, and wait for the caller's turn.
 
-        The meter is to be shown what the worker answers. Raises QueueFull beside what `acquire` raises.
+        The meter is to be shown what the worker answers. Raises PermissionDenied, QuotaExceeded and
+        QueueFull beside what `acquire` raises.
         """
+        await self.require_load(caller, demand.model, options, ttl=ttl)
         async with (
+            self.sharing.counted(caller, demand),
             self.acquire(
                 demand.model, options, route=route, fields=fields, ttl=ttl, on_progress=on_progress
             ) as lease,
             self.sharing.turn(caller, demand, lease, on_progress) as meter,
         ):
             yield lease, meter
+
+    async def require_load(
+        self,
+        caller: Caller,
+        model: str | None,
+        options: LoadOptions,
+        *,
+        ttl: float | None,
+        pin: bool | None = None,
+    ) -> None:
+        """PermissionDenied unless `caller` may use `model`, and bring it into memory where it is not.
+
+        With a time to live, or `pin`, he must also be one who may say which models stay.
+        """
+        gate = self.sharing.gate
+        reference = self.default_model if model is None else model
+        if pin is not None or ttl is not None:
+            gate.require(caller, "pin", "say how long a model stays in memory (leave out pin and ttl)")
+        if gate.limits(caller).models is not None:
+            gate.require_model(caller, await self._proper_names(reference, options))
+        is_here = self._remote_model(model) or self._cache.find(reference, options) is not None
+        if not is_here:
+            gate.require(caller, "load", f"load models, and {reference} is not in memory as you ask for it")
 
     async def load(
         self,
@@ -643,6 +671,12 @@ class Workbench(LoggingConfigurable):
 
     async def _resolve(self, reference: str) -> ResolvedModel:
         return await asyncio.to_thread(resolve, reference, folders=self._folders, aliases=self.aliases)
+
+    async def _proper_names(self, reference: str, options: LoadOptions) -> set[str]:
+        """A model's own name, however it is asked for, and its aliases."""
+        elsewhere = self._remote_model(reference)
+        name = elsewhere.id if elsewhere else (await self._plan(reference, options)).model.name
+        return {name} | {alias for alias, meant in self.aliases.items() if {alias, meant} & {reference, name}}
 
     async def _ways_to_name(self, model: str) -> set[str]:
         """Every way to name `model`; it may be in memory and on no disk any more."""

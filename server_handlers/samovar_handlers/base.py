@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import logging
 import re
 import uuid
 from collections.abc import Callable, Coroutine
@@ -32,6 +31,7 @@ from samovar_server.errors import (
     ServiceUnavailable,
     TooLarge,
 )
+from samovar_server.quotas.rules import Action
 from samovar_server.relay import Relay
 from samovar_server.request_log import REQUEST_ID
 from samovar_server.workbench import Workbench
@@ -253,8 +253,11 @@ class GuardedHandler(APIHandler):
         """Log an error once; never the request's URL, which may carry a token."""
         where = (self.request.method, self.request.path, self.request_id)
         if isinstance(value, SamovarError | web.HTTPError):
-            level = logging.WARNING if self.as_error(value).status >= 500 else logging.DEBUG
-            self.log.log(level, "%s %s (%s): %s", *where, value)
+            error = self.as_error(value)
+            if error.status >= 500:
+                self.log.warning("%s %s (%s): %s", *where, value)
+            else:  # the message may quote the request, and so a prompt
+                self.log.debug("%s %s (%s): %s, param %s", *where, error.code, error.param)
         else:
             self.log.error("%s %s (%s) failed", *where, exc_info=value)
 
@@ -297,6 +300,10 @@ class SamovarHandler(GuardedHandler):
     def workbench(self) -> Workbench:
         """The models in memory and on disk."""
         return self.services.workbench
+
+    def require(self, action: Action, what: str) -> None:
+        """PermissionDenied unless the caller may do `action`; `what` completes "You may not ..."."""
+        self.workbench.sharing.gate.require(self.caller, action, what)
 
     async def prepare(self) -> None:  # type: ignore[override]  # as APIHandler does
         """Admit the caller, and no body that is too large."""

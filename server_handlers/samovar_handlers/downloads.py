@@ -29,17 +29,18 @@ class DownloadsHandler(SamovarHandler):
 
     @web.authenticated
     def get(self) -> None:
-        """List the downloads, the latest first, those of this user's other servers too."""
+        """List the caller's downloads, the latest first, those of the user's other servers too."""
         jobs = self.workbench.downloads.jobs
-        shown = [jobs.shown(job) for job in jobs.all()]
+        shown = [jobs.shown(job) for job in jobs.all() if job.is_shown_to(self.caller)]
         self.finish({"downloads": shown, "total_count": len(shown)})
 
     @web.authenticated
     def post(self) -> None:
         """Begin to bring a model to this machine, or join the equal download that runs."""
+        self.require("download", "download models")
         request = parse(DownloadRequest, self.json_body())
         desk = self.workbench.downloads
-        job = desk.request(request.url, wanted(request))
+        job = desk.request(request.url, wanted(request), self.caller.name)
         self.set_status(202)
         self.finish(desk.jobs.shown(job))
 
@@ -51,13 +52,13 @@ class DownloadHandler(SamovarHandler):
     def get(self, job_id: str) -> None:
         """Say how far a download is."""
         jobs = self.workbench.downloads.jobs
-        self.finish(jobs.shown(jobs.get(job_id)))
+        self.finish(jobs.shown(jobs.of(self.caller, job_id)))
 
     @web.authenticated
     def delete(self, job_id: str) -> None:
         """Stop a download at once; what has come stays for a later one."""
         jobs = self.workbench.downloads.jobs
-        self.finish(jobs.shown(jobs.cancel(job_id)))
+        self.finish(jobs.shown(jobs.cancel_of(self.caller, job_id)))
 
 
 class ResumeHandler(SamovarHandler):
@@ -66,8 +67,9 @@ class ResumeHandler(SamovarHandler):
     @web.authenticated
     def post(self, job_id: str) -> None:
         """Go on with a download that was cancelled or has failed."""
+        self.require("download", "download models")
         jobs = self.workbench.downloads.jobs
-        job = jobs.resume(job_id)
+        job = jobs.resume(jobs.of(self.caller, job_id).job_id)
         self.set_status(202)
         self.finish(jobs.shown(job))
 
@@ -78,6 +80,7 @@ class VerifyRepoHandler(SamovarHandler):
     @web.authenticated
     async def post(self) -> None:
         """Say what a download would bring, or what stands in its way; nothing is fetched."""
+        self.require("download", "ask the Hub of models, which the server does under its own name")
         request = parse(VerifyRequest, self.json_body())
         self.finish(asdict(await self.workbench.downloads.verify(request.url, wanted(request))))
 
@@ -88,6 +91,7 @@ class SearchHandler(SamovarHandler):
     @web.authenticated
     async def get(self) -> None:
         """Find models of the Hugging Face Hub by a part of their names, `q`; at most `limit` of them."""
+        self.require("download", "search the Hub, which the server does under its own name")
         arguments = {name: self.get_query_argument(name) for name in self.request.query_arguments}
         query = validate(SearchQuery, arguments)
         found = await self.workbench.search(query.q, query.limit)

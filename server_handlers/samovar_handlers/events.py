@@ -20,7 +20,7 @@ class EventsHandler(SamovarHandler):
 
     @web.authenticated
     async def get(self) -> None:
-        """Tell every change of a model, a download or a queue; Last-Event-ID resumes after that one."""
+        """Tell every change of a model, a queue or one's own downloads; Last-Event-ID resumes after it."""
         events = self.workbench.events
         last = self._last_event_id(events.newest)
         await self.while_connected(self._follow(events, last))
@@ -42,7 +42,8 @@ class EventsHandler(SamovarHandler):
         await self.flush()
         while not events.closed:
             for event in events.after(last):
-                self.write(as_bytes(event))
+                if event.is_for(self.caller):
+                    self.write(as_bytes(event))
                 last = event.id
             await self.flush()
             if not await events.wait(last, KEEP_ALIVE_SECONDS):

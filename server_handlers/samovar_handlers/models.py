@@ -70,6 +70,7 @@ class ModelHandler(SamovarHandler):
     @web.authenticated
     async def delete(self, reference: str) -> None:
         """Take a model (`org/name`), or one revision of it (`org/name@revision`), off the disk."""
+        self.require("delete", "delete models")
         freed = await self.workbench.delete(reference)
         self.finish({"id": reference, "object": "model", "deleted": True, "freed_bytes": freed})
 
@@ -99,6 +100,7 @@ class CleanHandler(SamovarHandler):
     @web.authenticated
     async def post(self) -> None:
         """Remove parts of downloads that were given up, and what no model refers to; or say what would go."""
+        self.require("delete", "clean the disk")
         request = parse(CleanRequest, self.json_body()) if self.request.body else CleanRequest()
         done = await self.workbench.clean(older_than_days=request.older_than_days, dry_run=request.dry_run)
         self.finish(
@@ -129,8 +131,12 @@ class LoadHandler(SamovarHandler):
             await events.send(json_event(asdict(model)) + DONE)
 
     async def _load(self, request: LoadRequest, on_progress: ProgressCallback | None = None) -> LoadedModel:
+        options = request.load_options()
+        await self.workbench.require_load(
+            self.caller, request.model, options, ttl=request.ttl, pin=request.pin
+        )
         return await self.workbench.load(
-            request.model, request.load_options(), ttl=request.ttl, pin=request.pin, on_progress=on_progress
+            request.model, options, ttl=request.ttl, pin=request.pin, on_progress=on_progress
         )
 
 
@@ -169,6 +175,7 @@ class UnloadHandler(SamovarHandler):
     @web.authenticated
     async def post(self) -> None:
         """Free a model's memory; `mode` says whether its running requests end first."""
+        self.require("unload", "unload models")
         request = parse(UnloadRequest, self.json_body())
         unloaded = await self.workbench.unload(
             request.model, backend=request.backend, device=request.device, mode=request.mode
@@ -182,5 +189,6 @@ class UnloadAllHandler(SamovarHandler):
     @web.authenticated
     async def post(self) -> None:
         """Free the memory of every model."""
+        self.require("unload", "unload models")
         request = parse(UnloadAllRequest, self.json_body()) if self.request.body else UnloadAllRequest()
         self.finish(as_list("unloaded_models", await self.workbench.unload_all(mode=request.mode)))

@@ -32,6 +32,7 @@ from samovar_handlers.models import (
 )
 from samovar_handlers.system import DiagnosisHandler, HealthHandler, RoutesHandler, UnknownRouteHandler
 from samovar_handlers.tokens import DetokenizeHandler, TokenizeHandler
+from samovar_handlers.usage import UsageHandler
 
 ROUTES: list[tuple[str, type[GuardedHandler]]] = [
     ("/v1", RoutesHandler),
@@ -43,6 +44,7 @@ ROUTES: list[tuple[str, type[GuardedHandler]]] = [
     ("/v1/detokenize", DetokenizeHandler),
     ("/v1/events", EventsHandler),
     ("/v1/diagnosis", DiagnosisHandler),
+    ("/v1/usage", UsageHandler),
     ("/v1/models", ModelsHandler),
     ("/v1/models/load", LoadHandler),
     ("/v1/models/estimate", EstimateHandler),

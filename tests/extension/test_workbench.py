@@ -20,6 +20,7 @@ from huggingface_hub import constants
 from traitlets import TraitError
 from traitlets.config import Config
 
+from samovar_server.callers import OWNER, Caller
 from samovar_server.errors import (
     BackendUnavailable,
     HubUnavailable,
@@ -29,8 +30,12 @@ from samovar_server.errors import (
     ModelCrashed,
     ModelNotFound,
     ModelUnloaded,
+    PermissionDenied,
+    QueueFull,
 )
 from samovar_server.loader.options import LoadOptions, LoadProgress
+from samovar_server.protocol.place import PLACE_HEADER, Place
+from samovar_server.sharing import Demand
 from samovar_server.workbench import Lease, Workbench
 from tests.fakes.models import FAKE_WORKER, FakeScript, write_model
 from tests.processes import children_of, is_running
@@ -374,3 +379,80 @@ def test_every_setting_says_what_it_does() -> None:
 def test_models_lie_in_jupyters_data_folder_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUPYTER_DATA_DIR", "/data")
     assert Workbench().model_folders == ["/data/samovar/models"]
+
+
+def demand(model: str) -> Demand:
+    return Demand(model, sequences=1, prompt_tokens=1)
+
+
+CHAT_ROUTE: dict[str, Any] = {"route": "/v1/chat/completions", "fields": frozenset()}
+
+
+async def test_a_user_gets_his_models_by_any_of_their_names_and_no_others(make: Make, folder: Path) -> None:
+    for name in ("org/mine", "org/theirs"):
+        write_model(folder, name)
+    sharing = {"limits": {"*": {"models": ["short"]}}, "contact": "the lab"}
+    workbench = make(
+        config=Config({"Sharing": sharing}), aliases={"short": "org/mine", "other": "org/theirs"}
+    )
+    ada = Caller("ada")
+    for name in ("short", "org/mine", str(folder / "org/mine")):
+        async with workbench.serve(ada, demand(name), ANY, **CHAT_ROUTE) as (lease, _):
+            assert lease.model.model == "org/mine"
+    for name in ("other", "org/theirs", str(folder / "org/theirs")):
+        with pytest.raises(PermissionDenied, match=r"models for you: short\. Ask the lab"):
+            await workbench.serve(ada, demand(name), ANY, **CHAT_ROUTE).__aenter__()
+        with pytest.raises(PermissionDenied):
+            await workbench.require_load(ada, name, ANY, ttl=None)
+
+
+async def test_without_the_right_to_load_what_is_in_memory_may_be_used_as_it_is(
+    make: Make, folder: Path
+) -> None:
+    write_model(folder, "org/m")
+    workbench = make(config=Config({"Sharing": {"roles": {"load": ["admins"]}}}))
+    ada = Caller("ada")
+    with pytest.raises(PermissionDenied, match="load models, and org/m is not in memory"):
+        await workbench.require_load(ada, "org/m", ANY, ttl=None)
+    await workbench.require_load(OWNER, "org/m", ANY, ttl=5)
+    await workbench.load("org/m", ANY)
+    async with workbench.serve(ada, demand("org/m"), ANY, **CHAT_ROUTE):
+        pass
+    with pytest.raises(PermissionDenied):
+        await workbench.require_load(ada, "org/m", LoadOptions(dtype="bfloat16"), ttl=None)
+
+
+async def test_who_waits_for_a_turn_is_counted_as_waiting_by_records_stats_and_events(
+    make: Make, folder: Path
+) -> None:
+    write_model(folder, "org/m")
+    workbench = make(slots=1, max_queue=0, shared=True, config=Config({"Sharing": {"reserved_slots": 1}}))
+    ada, bob = Caller("ada"), Caller("bob")
+    async with (
+        workbench.serve(ada, demand("org/m"), ANY, **CHAT_ROUTE) as (first, _),
+        workbench.serve(bob, demand("org/m"), ANY, **CHAT_ROUTE) as (second, _),
+    ):
+        assert (first.slots, first.reserve) == (1, 1)
+        places = [Place.of_header(lease.headers[PLACE_HEADER]) for lease in (first, second)]
+        assert [place.express for place in places] == [False, True]
+        with pytest.raises(QueueFull):
+            await workbench.serve(ada, demand("org/m"), ANY, **CHAT_ROUTE).__aenter__()
+        waits = asyncio.Event()
+
+        def on_progress(progress: LoadProgress) -> None:
+            waits.set()
+
+        workbench.sharing._turns._max_queue = 1
+
+        async def wait_for_a_turn() -> None:
+            async with workbench.serve(ada, demand("org/m"), ANY, on_progress=on_progress, **CHAT_ROUTE):
+                pass
+
+        waiting = asyncio.create_task(wait_for_a_turn())
+        await waits.wait()
+        (record,) = workbench.loaded()
+        (engine,) = await workbench.engines()
+        assert (record.in_flight, record.queued, engine.waiting) == (2, 1, 1)
+    await waiting
+    (record,) = workbench.loaded()
+    assert (record.in_flight, record.queued) == (0, 0)

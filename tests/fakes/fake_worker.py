@@ -34,6 +34,7 @@ from samovar_server.loader.spec import (
     parse_spec,
 )
 from samovar_server.protocol.chat import ChatRequest, parse_chat_request
+from samovar_server.protocol.place import PLACE_HEADER, Place
 
 
 class Counters:
@@ -104,7 +105,8 @@ class ChatHandler(Base):
             await self.finish({**self.envelope("chat.completion"), "choices": [choice], "usage": usage})
             return
         await self.event(request, {}, reason)
-        if request.stream_options is not None and request.stream_options.include_usage:
+        place = Place.of_header(self.request.headers.get(PLACE_HEADER))
+        if request.include_usage or place.counted:
             await self.send({**self.envelope("chat.completion.chunk"), "choices": [], "usage": usage})
         self.write("data: [DONE]\n\n")
         await self.finish()
@@ -205,6 +207,8 @@ async def serve(spec: WorkerSpec, script: dict[str, Any]) -> None:
             context_length=spec.context_length or 2048,
             memory_bytes=script["memory_bytes"],
             load_seconds={"import": 0.0, "weights": script["load_seconds"], "warmup": 0.0},
+            slots=spec.slots - spec.reserve,
+            reserve=spec.reserve,
         )
     )
     await asyncio.Event().wait()

@@ -11,7 +11,8 @@ import pytest
 from jupyter_server.serverapp import ServerApp
 
 from samovar_handlers.base import SERVICES, Services
-from tests.server_handlers.fakes import FakeWorkbench, FakeWorker
+from samovar_server.callers import Caller
+from tests.server_handlers.fakes import Become, FakeWorkbench, FakeWorker
 
 
 @pytest.fixture
@@ -60,3 +61,23 @@ def client(
     client = httpx.AsyncClient(base_url=base_url, headers=jp_auth_header, timeout=20, trust_env=False)
     yield client
     jp_asyncio_loop.run_until_complete(client.aclose())
+
+
+@pytest.fixture
+def shared(jp_serverapp: ServerApp, services: Services, worker: FakeWorker) -> FakeWorkbench:
+    """A workbench of many, in the server."""
+    return FakeWorkbench(worker.url, parent=services.workbench.parent, shared=True)
+
+
+@pytest.fixture
+def become(jp_serverapp: ServerApp, shared: FakeWorkbench, client: httpx.AsyncClient) -> Become:
+    """Says who sends the requests from now on: a name, with `admin` before it one who manages the server."""
+    known = jp_serverapp.web_app.settings[SERVICES]
+
+    def become(name: str) -> None:
+        caller = Caller(name, frozenset({"class"}), admin=name.startswith("admin"))
+        jp_serverapp.web_app.settings[SERVICES] = replace(
+            known, workbench=shared, caller_of=lambda user: caller
+        )
+
+    return become

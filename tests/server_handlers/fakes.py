@@ -17,6 +17,9 @@ from samovar_server.errors import ModelCrashed, SamovarError
 from samovar_server.loader.options import LoadOptions, LoadProgress, ProgressCallback
 from samovar_server.workbench import Lease, ModelCard, Workbench
 
+Become = Callable[[str], None]
+"""Says who sends the requests from now on."""
+
 SECRET = "worker-secret"
 WEIGHTS = LoadProgress("weights", 0.43, bytes_done=43, bytes_total=100)
 

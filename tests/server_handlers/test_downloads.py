@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,13 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from samovar_server.downloader.desk import DownloadDesk
-from samovar_server.downloader.job import Wanted
-from samovar_server.downloader.jobs import Downloads
-from samovar_server.downloader.search import FoundModel
-from samovar_server.downloader.store import JobStore
-from samovar_server.downloader.verify import RepoCheck
-from samovar_server.errors import HubUnavailable
+from tests.server_handlers.fake_downloads import FakeProcess, fake_downloads
 from tests.server_handlers.fakes import FakeWorkbench
 
 DONE = {"event": "done", "name": "org/a", "path": "/models/a", "already_there": False, "revision": "abc"}
@@ -25,55 +17,13 @@ FIELDS = {
     "duration_seconds", "bytes_total", "bytes_done", "bytes_per_second", "eta_seconds", "files_total",
     "files_downloaded", "current_file", "message", "error",
 }  # fmt: skip
-FOUND = FoundModel("org/a", 5, 1, False, "transformers", 10, 20, True, on_disk=False)
-
-
-class FakeProcess:
-    def __init__(self) -> None:
-        self.lines: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self.exit_code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-    def kill(self) -> None:
-        self.lines.put_nowait(None)
-        self.exit_code.set_result(-9)
-
-
-class FakeDesk(DownloadDesk):
-    """Real jobs with fake processes; the Hub's answers are the test's."""
-
-    async def verify(self, url: str, wanted: Wanted) -> RepoCheck:
-        self._meant(url, wanted)
-        return RepoCheck("ok", url, "abc", "3 of 5 files", 1000, matched_files=3, total_files=5)
-
-    async def search(self, text: str, limit: int, **more: Any) -> list[FoundModel]:
-        if text == "offline":
-            raise HubUnavailable("The Hugging Face Hub cannot be reached: check the network.")
-        return [FOUND][:limit]
 
 
 @pytest.fixture
 def processes(jp_asyncio_loop: Any, workbench: FakeWorkbench, tmp_path: Path) -> Iterator[list[FakeProcess]]:
-    started: list[FakeProcess] = []
-
-    def launch(wanted: Wanted) -> FakeProcess:
-        started.append(FakeProcess())
-        return started[-1]
-
-    jobs = Downloads(
-        launch,
-        lambda: JobStore(tmp_path / "jobs"),
-        limit=1,
-        tell=workbench._tell_download,
-        log=logging.getLogger("test"),
-    )
-    workbench.downloads = FakeDesk(jobs, [tmp_path / "models"], {})
-
-    async def start() -> None:
-        jobs.start()
-
-    jp_asyncio_loop.run_until_complete(start())
+    started = fake_downloads(workbench, tmp_path)
     yield started
-    jp_asyncio_loop.run_until_complete(jobs.stop())
+    jp_asyncio_loop.run_until_complete(workbench.downloads.jobs.stop())
 
 
 async def test_start_list_one_cancel_resume(

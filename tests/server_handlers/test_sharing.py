@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import httpx
-import pytest
-from jupyter_server.serverapp import ServerApp
 
-from samovar_handlers.base import SERVICES, Services
-from samovar_server.callers import Caller
 from samovar_server.protocol.place import PLACE_HEADER
-from tests.server_handlers.fakes import FakeWorkbench, FakeWorker
+from tests.server_handlers.fakes import Become, FakeWorkbench, FakeWorker
 
 PATH = "/chat/completions"
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}
@@ -23,28 +17,6 @@ STREAM = CHAT | {"stream": True}
 PIECE = b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n'
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
 DONE = b"data: [DONE]\n\n"
-
-Become = Callable[[str], None]
-
-
-@pytest.fixture
-def shared(jp_serverapp: ServerApp, services: Services, worker: FakeWorker) -> FakeWorkbench:
-    """A workbench of many, in the server."""
-    return FakeWorkbench(worker.url, parent=services.workbench.parent, shared=True)
-
-
-@pytest.fixture
-def become(jp_serverapp: ServerApp, shared: FakeWorkbench, client: httpx.AsyncClient) -> Become:
-    """Says who sends the requests from now on: a name, with `admin` before it one who manages the server."""
-    known = jp_serverapp.web_app.settings[SERVICES]
-
-    def become(name: str) -> None:
-        caller = Caller(name, frozenset({"class"}), admin=name.startswith("admin"))
-        jp_serverapp.web_app.settings[SERVICES] = replace(
-            known, workbench=shared, caller_of=lambda user: caller
-        )
-
-    return become
 
 
 def places(worker: FakeWorker) -> list[dict[str, Any]]:

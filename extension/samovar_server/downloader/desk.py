@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from samovar_server.callers import OWNER
 from samovar_server.downloader.failures import PullFailed
 from samovar_server.downloader.hub_url import name_in
 from samovar_server.downloader.job import Job, Wanted
@@ -36,13 +37,13 @@ class DownloadDesk:
         self._folders = folders
         self._aliases = aliases
 
-    def request(self, url: str, wanted: Wanted) -> Job:
-        """Begin (or join) the download of `url`, the rest of the wish being in `wanted`.
+    def request(self, url: str, wanted: Wanted, asker: str = OWNER.name) -> Job:
+        """Begin (or join) the download of `url` for `asker`, the rest of the wish being in `wanted`.
 
         Raises InvalidRequest.
         """
         destination = self._destination(wanted.destination)
-        return self.jobs.request(replace(self._meant(url, wanted), destination=destination), url)
+        return self.jobs.request(replace(self._meant(url, wanted), destination=destination), url, asker)
 
     async def verify(self, url: str, wanted: Wanted) -> RepoCheck:
         """What that download would bring, or what stands in its way. Raises InvalidRequest."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self, get_args
 
+from samovar_server.callers import Caller
+
 Status = Literal["pending", "downloading", "completed", "failed", "cancelled"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 
@@ -39,7 +41,8 @@ class Job:
     """A download. Times are Unix seconds; `code` is the failure's name for programs, `error` for people.
 
     `revision` is the one that was asked for until the commit is known. Bytes and files count all that is to
-    be there in the end, what an earlier attempt brought included.
+    be there in the end, what an earlier attempt brought included. `askers` are the names of those who have
+    asked for it: it is shown to nobody else, as its repo may be one that others do not know of.
     """
 
     job_id: str
@@ -60,6 +63,11 @@ class Job:
     message: str = "waiting for its turn"
     code: str | None = None
     error: str | None = None
+    askers: tuple[str, ...] = ()
+
+    def is_shown_to(self, caller: Caller) -> bool:
+        """Whether `caller` may know of it."""
+        return caller.admin or caller.name in self.askers
 
     @property
     def is_active(self) -> bool:
@@ -69,7 +77,12 @@ class Job:
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Self:
         """As `asdict` and JSON have made it."""
-        return cls(**{**told, "wanted": Wanted.from_json(told["wanted"]), "files": tuple(told["files"])})
+        given = {
+            "wanted": Wanted.from_json(told["wanted"]),
+            "files": tuple(told["files"]),
+            "askers": tuple(told.get("askers", ())),
+        }
+        return cls(**{**told, **given})
 
 
 def advanced(job: Job, event: Mapping[str, Any], now: float) -> Job:
@@ -114,6 +127,7 @@ def as_json(job: Job, rate: float, now: float) -> dict[str, Any]:
     """What the routes and the events show; `rate` in bytes a second."""
     record = asdict(job)
     wanted = record.pop("wanted")
+    del record["askers"]
     left = job.bytes_total - job.bytes_done
     runs = job.status == "downloading"
     until = job.completed_at or now

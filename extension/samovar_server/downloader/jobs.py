@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
+from samovar_server.callers import OWNER, Caller
 from samovar_server.downloader.job import DownloadCounts, Job, Rate, Wanted, advanced, as_json, ended, queued
 from samovar_server.downloader.store import JobStore
 from samovar_server.errors import Conflict, DownloadNotFound
@@ -86,12 +87,12 @@ class Downloads:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def request(self, wanted: Wanted, url: str) -> Job:
-        """Begin a download, or join the equal one that runs or waits."""
+    def request(self, wanted: Wanted, url: str, asker: str = OWNER.name) -> Job:
+        """Begin a download for `asker`, or join the equal one that runs or waits."""
         for job in self._jobs.values():
             if job.is_active and job.wanted == wanted:
-                return job
-        job = Job(uuid.uuid4().hex, wanted, url, self._now(), revision=wanted.revision)
+                return self._join(job, asker)
+        job = Job(uuid.uuid4().hex, wanted, url, self._now(), revision=wanted.revision, askers=(asker,))
         self._queue(job)
         return self._jobs[job.job_id]
 
@@ -104,10 +105,22 @@ class Downloads:
         """One job. Raises DownloadNotFound."""
         job = self._jobs.get(job_id) or next((job for job in self.all() if job.job_id == job_id), None)
         if job is None:
-            raise DownloadNotFound(
-                f"There is no download {job_id!r}. GET /v1/models/download lists those there are."
-            )
+            raise self._not_found(job_id)
         return job
+
+    def of(self, caller: Caller, job_id: str) -> Job:
+        """One job that `caller` may know of. Raises DownloadNotFound."""
+        job = self.get(job_id)
+        if not job.is_shown_to(caller):
+            raise self._not_found(job_id)
+        return job
+
+    def cancel_of(self, caller: Caller, job_id: str) -> Job:
+        """As `cancel`, of a job that nobody but `caller` waits for, unless he manages the server."""
+        others = [asker for asker in self.of(caller, job_id).askers if asker != caller.name]
+        if others and not caller.admin:
+            raise Conflict(f"Others wait for the download {job_id}, too. An administrator can cancel it.")
+        return self.cancel(job_id)
 
     def cancel(self, job_id: str) -> Job:
         """Stop a download at once; what has come stays for a later one. Raises DownloadNotFound, Conflict."""
@@ -146,6 +159,18 @@ class Downloads:
         left = sum(job.bytes_total - job.bytes_done for job in jobs if job.status == "downloading")
         by_status = Counter(job.status for job in jobs)
         return DownloadCounts(by_status, left, self._fetched_bytes, dict(self._failures))
+
+    def _join(self, job: Job, asker: str) -> Job:
+        if asker not in job.askers:
+            job = self._jobs[job.job_id] = replace(job, askers=(*job.askers, asker))
+            self._opened().save(job)
+        return job
+
+    @staticmethod
+    def _not_found(job_id: str) -> DownloadNotFound:
+        return DownloadNotFound(
+            f"There is no download {job_id!r}. GET /v1/models/download lists those there are."
+        )
 
     def _own(self, job_id: str) -> Job:
         job = self.get(job_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +23,46 @@ class Tokens:
 
     def __sub__(self, other: Tokens) -> Tokens:
         return Tokens(self.prompt - other.prompt, self.output - other.output)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Whose tokens, of which model (by its name), and in which hour since 1970."""
+
+    hour: int
+    user: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Requests and their tokens."""
+
+    requests: int = 0
+    tokens: Tokens = Tokens()
+
+    def __add__(self, other: Count) -> Count:
+        return Count(self.requests + other.requests, self.tokens + other.tokens)
+
+    def as_json(self) -> dict[str, int]:
+        """As GET /v1/usage shows it."""
+        return {
+            "requests": self.requests,
+            "prompt_tokens": self.tokens.prompt,
+            "completion_tokens": self.tokens.output,
+            "total_tokens": self.tokens.total,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one user has used of one model, in all and within the last day."""
+
+    user: str
+    model: str
+    total: Count
+    day: Count
+
+    def as_json(self) -> dict[str, Any]:
+        """As GET /v1/usage shows it."""
+        return {"user": self.user, "model": self.model, **self.total.as_json(), "day": self.day.as_json()}

@@ -1,0 +1,1 @@
+"""Quotas and roles: how much each user may have, and who may do what."""

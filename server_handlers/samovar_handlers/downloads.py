@@ -91,8 +91,8 @@ class SearchHandler(SamovarHandler):
     @web.authenticated
     async def get(self) -> None:
         """Find models of the Hugging Face Hub by a part of their names, `q`; at most `limit` of them."""
-        self.require("download", "search the Hub, which the server does under its own name")
         arguments = {name: self.get_query_argument(name) for name in self.request.query_arguments}
         query = validate(SearchQuery, arguments)
+        self.require("download", "search the Hub, which the server does under its own name")
         found = await self.workbench.search(query.q, query.limit)
         self.finish({"models": [asdict(model) for model in found], "total_count": len(found)})

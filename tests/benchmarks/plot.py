@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 
-from tests.benchmarks.results import Cycles, Serving
+from tests.benchmarks.results import Cycles, Fairness, Serving
 
 COLOURS = ("#b5482a", "#e39a5f", "#7d8ca3", "#4a5f7f", "#5d8a66", "#8f6f9e")
 BAR, GAP, HEIGHT, LEFT, TOP = 34, 36, 260, 50, 40
@@ -76,6 +77,35 @@ def memory(found: Cycles) -> str:
         f'<line x1="{LEFT}" y1="{TOP + HEIGHT}" x2="{LEFT + 560}" y2="{TOP + HEIGHT}" stroke="#888"/>'
     )
     return picture(shapes, width, TOP + HEIGHT + 84)
+
+
+def waits(found: Fairness) -> str:
+    """An SVG picture of how long each answer took, a row of dots for each way; the scale is logarithmic."""
+    width, row = LEFT + 600, 56
+    rows = {name: latency.answer for name, latency in found.latencies.items()}
+    shortest = min(min(times) for times in rows.values()) / 1.2
+    longest = max(max(times) for times in rows.values()) * 1.2
+
+    def across(seconds: float) -> float:
+        return LEFT + 560 * math.log(seconds / shortest) / math.log(longest / shortest)
+
+    title = f"Seconds until a whole answer of {found.answer_tokens} tokens, one dot for each question"
+    shapes = [label(LEFT, 20, title, anchor="start", size=14)]
+    bottom = TOP + row * len(rows)
+    for seconds in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100):
+        if shortest <= seconds <= longest:
+            x = across(seconds)
+            shapes.append(f'<line x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{bottom}" stroke="#ddd"/>')
+            shapes.append(label(x, bottom + 16, f"{seconds:g}"))
+    for place, (name, times) in enumerate(rows.items()):
+        y = TOP + row * place + 36
+        shapes.append(label(LEFT, y - 16, name, anchor="start"))
+        shapes += [
+            f'<circle cx="{across(seconds):.1f}" cy="{y}" r="4" fill="{COLOURS[2 * place]}" '
+            'fill-opacity="0.6"/>'
+            for seconds in times
+        ]
+    return picture(shapes, width, bottom + 30)
 
 
 def picture(shapes: Sequence[str], width: float, height: float) -> str:

@@ -6,17 +6,19 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import median, quantiles
 
-from tests.benchmarks.measures import Row
-from tests.benchmarks.plot import memory, throughput
+from tests.benchmarks.measures import Row, percentile
+from tests.benchmarks.plot import memory, throughput, waits
 from tests.benchmarks.results import (
     DOCS,
     CellOverhead,
     Cycles,
+    Fairness,
     FirstToken,
     Score,
     Serving,
     read_cell_overhead,
     read_cycles,
+    read_fairness,
     read_first_token,
     read_quick_load,
     read_scores,
@@ -24,8 +26,9 @@ from tests.benchmarks.results import (
 )
 from tests.benchmarks.targets import CELL_COST, verdicts
 
-PLOT, CYCLES_PLOT = "serving.svg", "load_cycles.svg"
+PLOT, CYCLES_PLOT, FAIRNESS_PLOT = "serving.svg", "load_cycles.svg", "fairness.svg"
 MB = 10**6
+FAIR_RATIO = 2.0
 INTRODUCTION = """\
 # Benchmarks
 
@@ -51,6 +54,9 @@ def write_report() -> None:
     if (cycles := read_cycles()) is not None:
         (DOCS / CYCLES_PLOT).write_text(memory(cycles), encoding="utf-8")
         sections += cycles_section(cycles)
+    if (fairness := read_fairness()) is not None:
+        (DOCS / FAIRNESS_PLOT).write_text(waits(fairness), encoding="utf-8")
+        sections += fairness_section(fairness)
     if scores := read_scores():
         sections += scores_section(scores)
     (DOCS / "README.md").write_text("\n".join(sections), encoding="utf-8")
@@ -96,6 +102,37 @@ def cycles_section(found: Cycles) -> Iterator[str]:
         ["from the unload's answer to no worker, seconds", middle([c.back_seconds for c in cycles], 3)],
     ]
     yield table(["", "median (smallest to largest)"], rows)
+
+
+def fairness_section(found: Fairness) -> Iterator[str]:
+    yield f"## A question beside {found.streams} streams of another user\n"
+    yield f"{found.machine}. Again: `python -m tests.benchmarks.fairness`.\n"
+    yield f"![How long each answer took]({FAIRNESS_PLOT})\n"
+    yield (
+        f"One user asks questions (answers of {found.answer_tokens} tokens) of the Hub's service, fp32, "
+        f"16 slots and 4 kept for newcomers, while another keeps {found.streams} long streams busy. Without "
+        "the policy the questions are the other user's own, whose requests are served in their order. "
+        "Seconds, p50 / p95.\n"
+    )
+    yield table(
+        ["", "questions", "first token", "whole answer"],
+        (
+            [name, f"{len(latency.answer)}", both(latency.first_token), both(latency.answer)]
+            for name, latency in found.latencies.items()
+        ),
+    )
+    alone, fair, _ = (percentile(latency.answer, 0.95) for latency in found.latencies.values())
+    allowed = FAIR_RATIO * alone + found.step_seconds
+    said = "reached" if fair <= allowed else "missed"
+    yield (
+        f"A step with all slots taken takes {found.step_seconds:.3f} s. The aim, p95 at most {FAIR_RATIO:g} "
+        f"times its p95 alone plus one step ({allowed:.2f} s), is {said}: {fair:.2f} s, "
+        f"{fair / alone:.2f} times.\n"
+    )
+
+
+def both(values: Sequence[float]) -> str:
+    return f"{percentile(values, 0.5):.2f} / {percentile(values, 0.95):.2f}"
 
 
 def middle(values: Sequence[float], digits: int = 0) -> str:

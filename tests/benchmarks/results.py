@@ -19,6 +19,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "benchmarks"
 SERVING, FIRST_TOKEN, LM_EVAL = "serving.json", "first_token.json", "lm_eval.json"
 CELL_OVERHEAD = "cell_overhead.json"
 LOAD_CYCLES, QUICK_LOAD = "load_cycles.json", "quick_load.json"
+FAIRNESS = "fairness.json"
 
 
 @dataclass
@@ -76,6 +77,26 @@ class Cycles:
     machine: str
     versions: Mapping[str, str]
     cycles: list[Cycle] = field(default_factory=list)
+
+
+@dataclass
+class Latency:
+    """Seconds until the first token and until the whole answer, of one question after the other."""
+
+    first_token: list[float] = field(default_factory=list)
+    answer: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Fairness:
+    """One run of fairness.py. `step_seconds` is what a step takes with all slots taken (a median)."""
+
+    machine: str
+    versions: Mapping[str, str]
+    streams: int
+    answer_tokens: int
+    latencies: dict[str, Latency] = field(default_factory=dict)
+    step_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -146,11 +167,22 @@ def read_cell_overhead() -> CellOverhead | None:
     return None if found is None else CellOverhead(**found)
 
 
-def write(name: str, found: Serving | Cycles | CellOverhead | Sequence[FirstToken] | Sequence[Score]) -> None:
+def read_fairness() -> Fairness | None:
+    """The last run of fairness.py."""
+    if (found := read(FAIRNESS)) is None:
+        return None
+    latencies = {name: Latency(**values) for name, values in found["latencies"].items()}
+    return Fairness(**{**found, "latencies": latencies})
+
+
+Found = Serving | Cycles | CellOverhead | Fairness
+
+
+def write(name: str, found: Found | Sequence[FirstToken] | Sequence[Score]) -> None:
     """Keep what was found."""
     plain = (
         asdict(found)
-        if isinstance(found, Serving | Cycles | CellOverhead)
+        if isinstance(found, Serving | Cycles | CellOverhead | Fairness)
         else [asdict(each) for each in found]
     )
     DOCS.mkdir(parents=True, exist_ok=True)

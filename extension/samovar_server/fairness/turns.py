@@ -27,7 +27,9 @@ class _Line:
 
     def admit(self) -> None:
         for request in self.queue.admit():
-            self.waiting.pop(request).set_result(None)
+            future = self.waiting.pop(request)
+            if not future.done():  # else it was cancelled, and its task will give the turn back
+                future.set_result(None)
 
 
 @dataclass(frozen=True, slots=True)

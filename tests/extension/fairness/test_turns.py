@@ -135,6 +135,18 @@ async def test_who_gives_up_in_the_moment_of_his_turn_passes_it_on(make_scene: M
     await patient.end()
 
 
+async def test_many_who_leave_at_once_disturb_nobody(make_scene: MakeScene) -> None:
+    scene = make_scene(Capacity(1))
+    leaving = [await scene.come(user) for user in ("ada", "bob", "cleo", "dan")]
+    patient = await scene.come("eve")
+    for visit in leaving:
+        visit.task.cancel()
+    await asyncio.wait({visit.task for visit in leaving})
+    assert all(visit.task.cancelled() for visit in leaving)
+    await asyncio.wait_for(patient.begun.wait(), 10)
+    await patient.end()
+
+
 async def test_an_error_within_a_turn_ends_it(make_scene: MakeScene) -> None:
     scene = make_scene(Capacity(1))
     with pytest.raises(RuntimeError):

@@ -55,7 +55,7 @@ async def test_health_is_open(client: httpx.AsyncClient) -> None:
 async def test_a_token_of_the_hub_opens_the_service(client: httpx.AsyncClient, scheme: str) -> None:
     headers = {"Authorization": f"{scheme} adas-token"}
     assert (await client.get("/models", headers=headers)).json()["data"][0]["id"] == "org/tiny"
-    answer = await client.post("/models/unload-all", headers=headers)
+    answer = await client.post("/models/load", json={"model": "tiny"}, headers=headers)
     assert answer.status_code == 200
     assert "Set-Cookie" not in answer.headers
 

@@ -61,8 +61,10 @@ def write(page: Page, lab: Jupyter, name: str, *sources: str) -> None:
 def choose(page: Page, command: str) -> None:
     """Choose a command from the palette."""
     page.keyboard.press("Control+Shift+c")
-    page.get_by_role("textbox", name="SEARCH", exact=True).fill(command)
+    search = page.get_by_role("textbox", name="SEARCH", exact=True)
+    search.fill(command)
     page.keyboard.press("Enter")
+    expect(search).to_be_hidden()
 
 
 def press(widget: Locator, name: str) -> None:
@@ -102,6 +104,7 @@ def test_every_widget_works_while_a_cell_runs(narrow: Page, lab: Jupyter, hub: F
     pictures(widgets, "light")
     choose(page, "Theme: JupyterLab Dark")
     expect(page.locator("body")).to_have_attribute("data-jp-theme-light", "false")
+    expect(page.locator("#jupyterlab-splash")).to_have_count(0)  # it dims the page while the theme changes
     pictures(widgets, "dark")
     choose(page, "Interrupt Kernel")
     expect(busy).not_to_have_text("[*]:")

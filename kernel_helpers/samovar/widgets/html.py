@@ -11,7 +11,10 @@ STYLE = """<style>
   --sv-track: var(--jp-layout-color3, #e0e0e0); --sv-soft: var(--jp-layout-color2, #eeeeee);
   --sv-error: var(--jp-error-color1, #d32f2f);
 }
-[data-jp-theme-light="false"] :is(.samovar, .samovar-picture) { --sv-error: var(--jp-error-color2, #e57373); }
+[data-jp-theme-light="false"] :is(.samovar, .samovar-picture) { --sv-error: var(--jp-error-color2, #e57373);
+  --jp-widgets-dropdown-arrow: url("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' \
+viewBox='0 0 18 18'%3E%3Cpath fill='none' stroke='%23e0e0e0' stroke-width='2' \
+d='M5 7l4 4 4-4'/%3E%3C/svg%3E"); }
 .samovar { border: 1px solid var(--sv-line); border-radius: 4px; padding: 8px 10px; max-width: 960px;
   overflow: hidden; }
 .samovar .widget-html-content, .samovar-picture { line-height: 1.45; color: var(--sv-text);

@@ -96,15 +96,13 @@ def _of_server(session: Session) -> Iterator[Check]:
     try:
         versions = session.versions()
     except ServerError as error:
-        if error.status in (401, 403):
-            yield Check("token", "the server does not accept it", str(error))
-        else:
-            yield Check("answer", str(error), "Look at the log of that server.")
+        yield _refusal(error)
         return
     except SamovarError as error:
         yield Check("answer", "the server does not answer", str(error))
         return
     yield Check("token", "accepted")
+    yield Check("extension", "that server has samovar in it")
     yield _versions(versions)
     try:
         told = session.diagnosis()
@@ -114,6 +112,21 @@ def _of_server(session: Session) -> Iterator[Check]:
         return
     yield from _diagnosis(told)
     yield from map(_memory, memory)
+
+
+def _refusal(error: ServerError) -> Check:
+    match error.status:
+        case 401 | 403:
+            return Check("token", "the server does not accept it", str(error))
+        case 404:
+            return Check(
+                "extension",
+                "what answers there has no samovar in it",
+                "Install samovar in the environment of that Jupyter server, and restart it; "
+                f"or run there: jupyter server extension enable {EXTENSION}",
+            )
+        case _:
+            return Check("answer", str(error), "The log of that server says why.")
 
 
 def _versions(versions: Mapping[str, str]) -> Check:

@@ -101,6 +101,13 @@ def test_a_token_that_the_server_does_not_accept(
     assert "wrong-token" not in str(check)
 
 
+def test_a_server_without_samovar(well: FakeWorkbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAMOVAR_URL", well.url.replace("/v1", "/elsewhere/v1"))
+    (check,) = wrong()
+    assert check.name == "extension"
+    assert "jupyter server extension enable samovar_server" in str(check.fix)
+
+
 def test_a_server_that_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeServer() as gone:
         monkeypatch.setenv("SAMOVAR_URL", gone.url)

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from pydantic import BaseModel
 
 import samovar
 from samovar.errors import BadOption, BadPrompt, ConnectionLost, Interrupted, ServerError
 from tests.fakes.fake_server import FakeServer, Load, Reply, error_body
+from tests.kernel_helpers.conftest import Front
 
 TEAS = ["Assam", "Sencha", "Oolong"]
 
@@ -104,6 +106,16 @@ def test_half_a_line_where_a_kernel_was_killed(fake_server: FakeServer, tmp_path
     store.write_bytes(whole[:-20])
     assert len(samovar.map(TEAS[:2], "{item}", store=store, seed=1)) == 2
     assert sorted(store.read_bytes().splitlines()) == sorted(whole.splitlines())
+
+
+def test_a_bar_shows_how_far_it_is_and_goes(
+    shell: InteractiveShell, front: Front, fake_server: FakeServer
+) -> None:
+    fake_server.enqueue(Reply(), Reply(error=error_body("server_busy", "Busy.")))
+    samovar.map(TEAS, "{item}", concurrency=1)
+    assert "░  0 of 3 rows" in front.texts()[0]
+    assert any("█  3 of 3 rows  1 failed" in text for text in front.texts())
+    assert set(front.outputs()) == {""}
 
 
 def test_equal_rows_are_each_asked(fake_server: FakeServer) -> None:

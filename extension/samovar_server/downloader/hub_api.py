@@ -30,8 +30,8 @@ from samovar_server.downloader.retry import RETRIED_STATUSES, Backoff, asked_pau
 NetworkError: type[Exception] = HfHubHTTPError.__mro__[1]
 """The root of the errors of the HTTP library, which is httpx or httpx2, as the Hub's client has it."""
 
-CONNECT_SECONDS = 4.0
-"""How long the Hub may take to answer a question."""
+ANSWER_SECONDS = 10.0
+"""How long the Hub may take to answer a question, as huggingface_hub has it: some lists of files are long."""
 
 BACKOFF = Backoff(attempts=4, longest_asked=30.0)
 
@@ -51,7 +51,7 @@ def describe(name: str, revision: str | None) -> Repo:
     with explained(name, revision):
         api = HfApi()
         info = _patiently(
-            lambda: api.model_info(name, revision=revision, timeout=CONNECT_SECONDS, files_metadata=True)
+            lambda: api.model_info(name, revision=revision, timeout=ANSWER_SECONDS, files_metadata=True)
         )
         if info.gated:  # its list of files is open to all, the files are not
             _patiently(lambda: api.auth_check(name))

@@ -24,7 +24,6 @@ from samovar_server.errors import LoadFailed
 from samovar_server.loader.gguf import read_header
 
 CONFIG = "config.json"
-ANSWER_SECONDS = 10.0
 
 HEADER_BYTES = (2 << 20, 8 << 20, 32 << 20, 128 << 20)
 """How much of a GGUF file is fetched until its header is whole: most of it is the vocabulary."""
@@ -77,7 +76,7 @@ def _draw_safetensors(repo: Repo, there: set[str], folder: Path) -> None:
         names = set(json.loads(Path(index).read_bytes())["weight_map"].values())
     for name in sorted(names):
         metadata = api.parse_safetensors_file_metadata(
-            repo.name, name, revision=repo.commit, timeout=ANSWER_SECONDS
+            repo.name, name, revision=repo.commit, timeout=hub_api.ANSWER_SECONDS
         )
         tensors = {
             tensor: {"dtype": each.dtype, "shape": each.shape, "data_offsets": each.data_offsets}
@@ -104,7 +103,7 @@ def _append(url: str, stream: BinaryIO, end: int) -> None:
     start = stream.tell()
     headers = {**build_hf_headers(library_name="samovar"), "Range": f"bytes={start}-{end - 1}"}
     headers["Accept-Encoding"] = "identity"
-    with get_session().stream("GET", url, headers=headers, timeout=ANSWER_SECONDS) as response:
+    with get_session().stream("GET", url, headers=headers, timeout=hub_api.ANSWER_SECONDS) as response:
         hf_raise_for_status(response)
         if response.status_code != 206:
             stream.seek(0)

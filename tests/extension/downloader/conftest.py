@@ -67,7 +67,7 @@ def fake_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHu
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.delenv("HF_TOKEN", raising=False)
         # This Hub answers at once; on a busy machine its thread may have to wait for a while.
-        monkeypatch.setattr(hub_api, "CONNECT_SECONDS", PATIENCE)
+        monkeypatch.setattr(hub_api, "ANSWER_SECONDS", PATIENCE)
         monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", PATIENCE)
         monkeypatch.setattr(fetch, "TIMEOUT", PATIENCE)
         monkeypatch.setattr(hub_api, "BACKOFF", Backoff(first=0.0, attempts=3, longest_asked=0.0))

@@ -153,7 +153,7 @@ def test_a_hub_that_goes_away_after_the_plan(fake_hub: FakeHub, reporter: Record
 def test_a_hub_that_accepts_and_says_nothing(
     fake_hub: FakeHub, reporter: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_api, "CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(hub_api, "ANSWER_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{mute.getsockname()[1]}")
         with pytest.raises(SourceUnavailable, match="cannot be reached"):

@@ -54,7 +54,7 @@ async def measure(model: Path, questions: int, patience: int) -> Fairness:
     """The three ways in turn, on one server."""
     found = Fairness(machine(), versions(), STREAMS, ANSWER_TOKENS)
     async with service(model) as url, http_client() as client:
-        await ask(client, url, "light", 2)  # the first loads the model
+        await ask(client, url, "light", 6)  # the first loads the model, and the next make buffers grow
         found.latencies["alone"] = await ask(client, url, "light", questions)
         async with streams(client, url) as heavy:
             found.latencies["beside 32 streams, fair turns"] = await ask(client, url, "light", questions)

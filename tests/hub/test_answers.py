@@ -115,7 +115,7 @@ def test_a_token_that_is_revoked_soon_opens_nothing(hub: RealHub, ada: User) -> 
     until(lambda: status() == 401 or None, "the service to ask the Hub again")
 
 
-def test_administrators_manage_also_by_their_servers_token(hub: RealHub, ada: User, admin: str) -> None:
+def test_administrators_manage_the_service_by_a_scope(hub: RealHub, ada: User, admin: str) -> None:
     metrics = f"{ada.shared}metrics"
     assert hub.client.get(metrics, headers=bearer(ada.token)).status_code == 403
     manager = hub.token(admin, "admin", USE, "custom:samovar:manage")
@@ -124,6 +124,28 @@ def test_administrators_manage_also_by_their_servers_token(hub: RealHub, ada: Us
     assert 'samovar_loads_total{model="HuggingFaceTB/SmolLM2-135M-Instruct"}' in told.text
     with pytest.raises(httpx.HTTPStatusError):  # what ada has not, her tokens have not
         hub.token(ada.token, "ada", "custom:samovar:manage")
+
+
+def test_the_token_of_a_users_server_may_use_and_of_a_managers_manage(
+    hub: RealHub, ada: User, admin: str
+) -> None:
+    def scopes(name: str) -> list[str]:
+        tokens = hub.api(admin, "GET", f"users/{name}/tokens")["api_tokens"]
+        (server,) = (token for token in tokens if token["note"].startswith("Server at"))
+        return [scope for scope in server["scopes"] if "samovar" in scope]
+
+    hub.start_server(admin, "admin")
+    until(lambda: hub.server_pid(admin, "admin"), "the administrator's server")
+    assert scopes("ada") == [USE]
+    assert sorted(scopes("admin")) == [USE, "custom:samovar:manage"]
+    for server, token, refused in (
+        ("ada", ada.token, "permission_denied"),
+        ("admin", admin, "model_not_found"),
+    ):
+        answer = hub.client.post(
+            f"{hub.url}/user/{server}/v1/models/unload", headers=bearer(token), json={"model": "not-there"}
+        )
+        assert answer.json()["error"]["code"] == refused
 
 
 def test_a_class_asks_at_once_and_nothing_is_lost(hub: RealHub, admin: str, ada: User) -> None:
@@ -160,6 +182,15 @@ def test_a_class_asks_at_once_and_nothing_is_lost(hub: RealHub, admin: str, ada:
     with ada.client() as client:
         stats = client.get("/models/stats").json()
     assert stats["engines"][0]["running"] == 0
+
+
+def test_usage_is_told_to_whom_it_belongs(ada: User, bob: User, admin: str, hub: RealHub) -> None:
+    for user in (ada, bob):
+        with user.client() as client:
+            usage = client.get("usage").json()
+        assert {row["user"] for row in usage["data"]} == {usage["user"]} == {user.name}
+    everybodys = hub.client.get(f"{ada.shared}v1/usage", headers=bearer(admin)).json()["data"]
+    assert {"ada", "bob", "student-0", "student-39"} <= {row["user"] for row in everybodys}
 
 
 def test_openais_client_understands_the_refusals(ada: User, bob: User) -> None:

@@ -54,6 +54,13 @@ def answers(user: User) -> bool | None:
     return None
 
 
+def used(user: User) -> int:
+    """Tokens of the user's requests that have ended."""
+    with user.client() as client:
+        rows = client.get("usage").raise_for_status().json()["data"]
+    return sum(row["total_tokens"] for row in rows)
+
+
 def worker_of(hub: RealHub, user: User) -> int:
     with user.client() as client:
         loaded = client.get("models/loaded").json()["loaded_models"]
@@ -92,6 +99,9 @@ def test_the_hub(hub: RealHub, users: dict[str, User], admin: str) -> None:
 
 def test_the_service(hub: RealHub, ada: User) -> None:
     service = hub.service_pid()
+    assert answers(ada)
+    before = used(ada)
+    assert before > 0
     with story(ada) as events:
         workers = children_of(service)
         os.kill(service, signal.SIGKILL)
@@ -100,6 +110,7 @@ def test_the_service(hub: RealHub, ada: User) -> None:
         wait_for_end(worker)
     assert answers(ada) is None
     until(lambda: answers(ada), "the Hub to start the service again", PATIENCE)
+    assert used(ada) > before
 
 
 def test_the_end_of_the_hub_is_the_end_of_all(hub: RealHub, users: dict[str, User], admin: str) -> None:

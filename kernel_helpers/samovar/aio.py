@@ -16,9 +16,9 @@ from samovar.api import messages_of, one_answer, with_class
 from samovar.background import Work
 from samovar.defaults import model_in_use
 from samovar.loading import Loading
-from samovar.parameters import Parameters, with_parameters
-from samovar.records import LoadedModel, LoadOptions, LoadProgress
-from samovar.request import Message, as_messages, make_request
+from samovar.parameters import LoadParameters, Parameters, with_load_parameters, with_parameters
+from samovar.records import LoadedModel, LoadProgress
+from samovar.request import Message, as_messages, load_options, make_request
 from samovar.result import Generation
 from samovar.session import current_session
 from samovar.together import Ends, Generating, Grows
@@ -58,16 +58,18 @@ async def stream(
                     _result(happening)
 
 
+@with_load_parameters
 async def load(
     model: str | None = None,
     *,
     ttl: float | None = None,
     pin: bool | None = None,
-    options: LoadOptions | None = None,
     on_progress: Callable[[LoadProgress], None] | None = None,
+    **options: Unpack[LoadParameters],
 ) -> LoadedModel:
     """Bring `model` into memory and return when it is there; `on_progress` is told how far it is."""
-    loading = Loading(current_session(), model or model_in_use(), ttl=ttl, pin=pin, options=options)
+    how = load_options(options)
+    loading = Loading(current_session(), model or model_in_use(), ttl=ttl, pin=pin, options=how)
     async with aclosing(heard(loading)) as told:
         async for item in told:
             if isinstance(item, LoadedModel):

@@ -13,9 +13,9 @@ from samovar.errors import BadOption, Interrupted
 from samovar.generation import Run
 from samovar.loading import Loading, watched
 from samovar.notices import notice_here
-from samovar.parameters import Parameters, with_parameters
-from samovar.records import LoadedModel, LoadOptions
-from samovar.request import Message, Request, as_messages, make_request
+from samovar.parameters import LoadParameters, Parameters, with_load_parameters, with_parameters
+from samovar.records import LoadedModel
+from samovar.request import Message, Request, as_messages, load_options, make_request
 from samovar.result import Generation
 from samovar.session import current_session
 from samovar.together import Grows, Together, Waits
@@ -102,31 +102,22 @@ class Stream:
         self.close()
 
 
+@with_load_parameters
 def load(
     model: str | None = None,
     *,
     ttl: float | None = None,
     pin: bool | None = None,
-    backend: str | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    quantization: str | None = None,
-    context_length: int | None = None,
+    **options: Unpack[LoadParameters],
 ) -> LoadedModel:
     """Bring `model` into memory, with a bar that tells how far it is, and return when it is there.
 
     `ttl` is for how many seconds it then stays in memory unused, 0 for ever; a pinned model (`pin`) is never
-    evicted. Interrupting it gives the load up. Raises NoServer and ServerError.
+    evicted. `options` are how it is held there. Interrupting it gives the load up. Raises BadOption, NoServer
+    and ServerError.
     """
-    options = LoadOptions(
-        backend=backend,
-        device=device,
-        dtype=dtype,
-        quantization=quantization,
-        context_length=context_length,
-    )
     model = model or model_in_use()
-    loading = Loading(current_session(), model, ttl=ttl, pin=pin, options=options)
+    loading = Loading(current_session(), model, ttl=ttl, pin=pin, options=load_options(options))
     return watched(loading, notice_here(model))
 
 

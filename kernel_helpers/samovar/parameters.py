@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar, get_type_hints
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class Parameters(TypedDict, total=False):
+class LoadParameters(TypedDict, total=False):
+    """How a model is to be held in memory; what is left out is the server's choice."""
+
+    backend: str | None
+    device: str | None
+    dtype: str | None
+    quantization: str | None
+    context_length: int | None
+    memory_bytes: int | None
+    n_ctx: int | None
+    n_gpu_layers: int | None
+    max_model_len: int | None
+    gpu_memory_utilization: float | None
+
+
+class Parameters(LoadParameters, total=False):
     """What a request may ask; what is left out is the server's choice."""
 
     model: str | None
@@ -32,16 +47,6 @@ class Parameters(TypedDict, total=False):
     logprobs: int | None
     schema: Mapping[str, Any] | type | None
     ttl: float | None
-    backend: str | None
-    device: str | None
-    dtype: str | None
-    quantization: str | None
-    context_length: int | None
-    memory_bytes: int | None
-    n_ctx: int | None
-    n_gpu_layers: int | None
-    max_model_len: int | None
-    gpu_memory_utilization: float | None
 
 
 MEANING = """
@@ -64,17 +69,25 @@ MEANING = """
 
 
 def with_parameters(function: Function) -> Function:
-    """Show the single parameters in the signature of `function` and in its docstring.
+    """Show the parameters of a request in the signature of `function` and in its docstring."""
+    with_names(Parameters, function)
+    function.__doc__ = (function.__doc__ or "").rstrip() + MEANING
+    return function
 
-    Editors and the notebook's completion read the signature; `**parameters` would tell them nothing.
-    """
+
+def with_load_parameters(function: Function) -> Function:
+    """Show those of a load in the signature of `function`."""
+    return with_names(LoadParameters, function)
+
+
+def with_names(parameters: type, function: Function) -> Function:
+    """Editors and the notebook's completion read the signature; `**parameters` would tell them nothing."""
     own = inspect.signature(function)
     named = [item for item in own.parameters.values() if item.kind is not inspect.Parameter.VAR_KEYWORD]
     more = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        for name, annotation in Parameters.__annotations__.items()
+        for name, annotation in get_type_hints(parameters).items()
         if name not in own.parameters
     ]
     function.__signature__ = own.replace(parameters=[*named, *more])  # type: ignore[attr-defined]
-    function.__doc__ = (function.__doc__ or "").rstrip() + MEANING
     return function

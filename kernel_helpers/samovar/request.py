@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -85,17 +85,10 @@ def make_request(messages: Iterable[Message], parameters: Mapping[str, Any]) -> 
 
     `stop` may be one text and `schema` a pydantic class. Without a model it is the one of `%samovar use`.
     """
-    for name, value in parameters.items():
-        if name not in PARAMETERS:
-            raise BadOption(f"There is no parameter {name}.{near_hint(name, PARAMETERS)}")
-        if name in CHOICES and value is not None and value not in CHOICES[name]:
-            known = ", ".join(CHOICES[name])
-            raise BadOption(f"{name}: {value!r} is none of {known}.{near_hint(str(value), CHOICES[name])}")
+    _check(parameters, PARAMETERS)
     wishes = {name: value for name, value in parameters.items() if value is not None}
     wishes.setdefault("model", model_in_use())
-    load = load_options(wishes)
-    for name in LOAD_PARAMETERS & wishes.keys():
-        del wishes[name]
+    load = load_options({name: wishes.pop(name) for name in LOAD_PARAMETERS & wishes.keys()})
     if "schema" in wishes:
         wishes["schema"] = as_schema(wishes["schema"])
     if isinstance(wishes.get("stop"), str):
@@ -105,6 +98,11 @@ def make_request(messages: Iterable[Message], parameters: Mapping[str, Any]) -> 
     if "logit_bias" in wishes:
         wishes["logit_bias"] = {str(token): bias for token, bias in wishes["logit_bias"].items()}
     return Request(messages=tuple(messages), load=load, **wishes)
+
+
+def as_load_options(options: Namespace) -> LoadOptions:
+    """How the options of `%samovar load` want a model to be loaded."""
+    return load_options({name: value for name, value in vars(options).items() if name in LOAD_PARAMETERS})
 
 
 def as_request(options: Namespace, messages: tuple[Message, ...]) -> Request:
@@ -149,8 +147,18 @@ def _closed(schema: Any) -> Any:
 
 
 def load_options(parameters: Mapping[str, Any]) -> LoadOptions:
-    """How a model is to be loaded by `parameters`, which may hold others."""
-    return LoadOptions(**{name: parameters.get(name) for name in LOAD_PARAMETERS})
+    """How a model is to be loaded; BadOption names the nearest right name or value for a wrong one."""
+    _check(parameters, LOAD_PARAMETERS)
+    return LoadOptions(**parameters)
+
+
+def _check(parameters: Mapping[str, Any], known: Collection[str]) -> None:
+    for name, value in parameters.items():
+        if name not in known:
+            raise BadOption(f"There is no parameter {name}.{near_hint(name, known)}")
+        if name in CHOICES and value is not None and value not in CHOICES[name]:
+            values = ", ".join(CHOICES[name])
+            raise BadOption(f"{name}: {value!r} is none of {values}.{near_hint(str(value), CHOICES[name])}")
 
 
 def drawn_seed() -> int:

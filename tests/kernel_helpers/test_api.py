@@ -3,16 +3,16 @@
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from pydantic import BaseModel
 
 import samovar
 from samovar.errors import BadOption, ConnectionLost, Interrupted, ServerError
-from samovar.parameters import Parameters
+from samovar.parameters import LoadParameters, Parameters
 from samovar.records import LoadedModel, LoadProgress
-from samovar.request import PARAMETERS
+from samovar.request import LOAD_PARAMETERS, PARAMETERS
 from tests.fakes.fake_server import MODEL, SECONDS, FakeServer, Load, Reply, error_body
 
 TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]
@@ -23,7 +23,10 @@ class Tea(BaseModel):
 
 
 def test_parameters_are_those_of_a_request() -> None:
-    assert set(Parameters.__annotations__) == PARAMETERS
+    assert set(get_type_hints(Parameters)) == PARAMETERS
+    assert set(get_type_hints(LoadParameters)) == LOAD_PARAMETERS
+    for load in (samovar.load, samovar.aio.load):
+        assert set(inspect.signature(load).parameters) > LOAD_PARAMETERS
     for function in (samovar.generate, samovar.chat, samovar.stream, samovar.aio.generate, samovar.aio.chat):
         assert set(inspect.signature(function).parameters) | {"system"} > PARAMETERS
         assert all(f"{name}" in (function.__doc__ or "") for name in PARAMETERS)
@@ -113,6 +116,15 @@ def test_load(fake_server: FakeServer) -> None:
     assert fake_server.asked_at("/v1/models/load") == [
         {"model": "demo", "ttl": 0, "pin": True, "dtype": "float32", "stream": True}
     ]
+
+
+@pytest.mark.parametrize("load", [samovar.load, lambda **options: run(samovar.aio.load(**options))])
+def test_wrong_options_of_a_load(fake_server: FakeServer, load: Callable[..., object]) -> None:
+    with pytest.raises(BadOption, match=r"There is no parameter quantisation\. Did you mean quantization\?"):
+        load(quantisation="int8")
+    with pytest.raises(BadOption, match=r"dtype: 'flaot16' is none of"):
+        load(dtype="flaot16")
+    assert not fake_server.asked
 
 
 def test_a_load_can_be_interrupted(fake_server: FakeServer, interrupt_when_hanging: None) -> None:

@@ -87,7 +87,7 @@ def load(shell: InteractiveShell, options: Namespace) -> str:
     """Bring a model into memory."""
     from samovar.loading import Loading, watched
     from samovar.notices import notice_here
-    from samovar.request import load_options
+    from samovar.request import as_load_options
     from samovar.tables import loaded_line
 
     loading = Loading(
@@ -95,7 +95,7 @@ def load(shell: InteractiveShell, options: Namespace) -> str:
         options.model,
         ttl=options.ttl,
         pin=options.pin or None,
-        options=load_options(vars(options)),
+        options=as_load_options(options),
     )
     return loaded_line(watched(loading, notice_here(options.model)))
 

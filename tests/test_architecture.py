@@ -91,6 +91,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "samovar_server.loader",
         "samovar_server.callers",
         "samovar_server.metrics",
+        "samovar_server.protocol.adapters",
         "samovar_server.sharing",
         "samovar_server.diagnosis",
         "samovar_server.shelf",

@@ -14,6 +14,7 @@ from typing import Any
 from huggingface_hub import constants, scan_cache_dir
 
 from samovar_server.errors import Conflict, InvalidRequest, LoadFailed, ModelNotFound
+from samovar_server.inventory.adapters import base_of, rank_of
 from samovar_server.inventory.catalogue import Stored, StoredFile, catalogue, total_size
 from samovar_server.inventory.cleaning import Cleaning, clean
 from samovar_server.inventory.conversions import conversion_of
@@ -24,7 +25,7 @@ from samovar_server.inventory.references import ModelReference, parse_reference
 from samovar_server.loader.estimate import parameter_count, read_shape
 from samovar_server.loader.gguf import read_header
 
-BACKENDS = {"transformers": "transformers", "gguf": "llamacpp", "unknown": None}
+BACKENDS = {"transformers": "transformers", "gguf": "llamacpp", "adapter": None, "unknown": None}
 
 Key = tuple[tuple[str, int, int], ...]
 
@@ -227,6 +228,8 @@ def _read_header(stored: Stored) -> dict[str, Any]:
         }
     if stored.kind == "unknown":
         return {}
+    if stored.kind == "adapter":
+        return {"base_model": base_of(stored.path), "rank": rank_of(stored.path)}
     shape = read_shape(stored.path)
     return {
         "parameters": parameter_count(stored.path),

@@ -15,7 +15,7 @@ from jupyter_core.paths import jupyter_data_dir
 from traitlets import Bool, Bunch, Dict, Float, Int, List, TraitError, Unicode, default, validate
 from traitlets.config import LoggingConfigurable
 
-from samovar_server.backends.base import refuse_fields
+from samovar_server.backends.base import refuse_adapter, refuse_fields
 from samovar_server.backends.llamacpp import LlamaCppBackend
 from samovar_server.backends.registry import Backends
 from samovar_server.backends.remote import RemoteBackend, RemoteModel, parse_remotes
@@ -44,6 +44,7 @@ from samovar_server.downloader.jobs import Downloads
 from samovar_server.downloader.store import JobStore
 from samovar_server.errors import BackendUnavailable, HubUnavailable, ModelNotFound, SamovarError
 from samovar_server.events import EventBus
+from samovar_server.inventory.adapters import PLUS, OnDiskAdapter, list_adapters, split_adapter
 from samovar_server.inventory.cleaning import Cleaning
 from samovar_server.inventory.gguf_names import tag_of
 from samovar_server.inventory.references import ResolvedModel, list_models, parse_reference, resolve
@@ -54,6 +55,7 @@ from samovar_server.loader.machine import Machine
 from samovar_server.loader.options import LoadOptions, ProgressCallback
 from samovar_server.loader.plan import LoadPlan
 from samovar_server.metrics import CacheCollector, DownloadCollector, count_change, count_tokens
+from samovar_server.protocol.adapters import AdapterFolder
 from samovar_server.request_log import request_log
 from samovar_server.sharing import Demand, Sharing
 from samovar_server.shelf import Inventory, Shelf
@@ -381,22 +383,41 @@ class Workbench(LoggingConfigurable):
                 self.events.publish("queue", asdict(told))
 
     async def models(self) -> list[ModelCard]:
-        """The models on disk, whether in memory or not, and those of remotes. Takes a while."""
+        """The models on disk, whether in memory or not, and those of remotes. Takes a while.
+
+        An adapter is listed with each model that its config names: as what a request would ask for.
+        """
         on_disk = await asyncio.to_thread(list_models, self._folders)
+        adapters = await asyncio.to_thread(list_adapters, self._folders)
         resident = {record.model_path for record in self.loaded() if record.state in ("ready", "draining")}
-        return [
-            ModelCard(
-                id=model.name,
-                created=int(model.modified),
-                owned_by=model.name.split("/")[0] if "/" in model.name else "local",
-                path=str(model.path),
-                loaded=str(model.path) in resident,
-            )
-            for model in on_disk
-        ] + [
-            ModelCard(id=model.id, created=model.created, owned_by=model.remote, path="", loaded=False)
-            for model in await self._remote.models()
-        ]
+        return (
+            [
+                ModelCard(
+                    id=model.name,
+                    created=int(model.modified),
+                    owned_by=model.name.split("/")[0] if "/" in model.name else "local",
+                    path=str(model.path),
+                    loaded=str(model.path) in resident,
+                )
+                for model in on_disk
+            ]
+            + [
+                ModelCard(
+                    id=f"{model.name}{PLUS}{adapter.name}",
+                    created=int(model.modified),
+                    owned_by=adapter.name.split("/")[0] if "/" in adapter.name else "local",
+                    path=str(adapter.path),
+                    loaded=str(model.path) in resident,
+                )
+                for model in on_disk
+                for adapter in adapters
+                if adapter.base in (model.name, str(model.path))
+            ]
+            + [
+                ModelCard(id=model.id, created=model.created, owned_by=model.remote, path="", loaded=False)
+                for model in await self._remote.models()
+            ]
+        )
 
     def acquire(
         self,
@@ -464,9 +485,11 @@ class Workbench(LoggingConfigurable):
             gate.require(caller, "pin", "say how long a model stays in memory (leave out pin and ttl)")
         if gate.limits(caller).models is not None:
             gate.require_model(caller, await self._proper_names(reference, options))
-        is_here = self._remote_model(model) or self._cache.find(reference, options) is not None
-        if not is_here:
-            gate.require(caller, "load", f"load models, and {reference} is not in memory as you ask for it")
+        if self._remote_model(model) is not None:
+            return
+        base, _ = await self._split(model)
+        if self._cache.find(base, options) is None:
+            gate.require(caller, "load", f"load models, and {base} is not in memory as you ask for it")
 
     async def load(
         self,
@@ -484,7 +507,7 @@ class Workbench(LoggingConfigurable):
         """
         if (elsewhere := self._remote_model(model)) is not None:
             return await self._remote.load(elsewhere, options)
-        plan = await self._plan(model, options)
+        plan, _ = await self._plan(model, options)
         return await self._cache.load(plan, ttl=ttl, pin=pin, on_progress=on_progress)
 
     async def estimate(self, model: str | None, options: LoadOptions) -> LoadEstimate:
@@ -493,7 +516,7 @@ class Workbench(LoggingConfigurable):
         A model that is not here is judged by what the Hub tells of it, without a download. Raises
         InvalidRequest, ModelNotFound, BackendUnavailable, HubUnavailable or LoadFailed (damaged files).
         """
-        reference = self.default_model if model is None else model
+        reference, _ = await self._split(model)
         try:
             resolved = await self._resolve(reference)
         except ModelNotFound as missing:
@@ -551,7 +574,8 @@ class Workbench(LoggingConfigurable):
             problem = error.message
         here = self._remote_model(self.default_model) is not None
         with suppress(SamovarError):
-            await self._resolve(self.default_model)
+            base, _ = await self._split(None)
+            await self._resolve(base)
             here = True
         return Diagnosis(
             folders=await asyncio.to_thread(lambda: [folder_state(folder) for folder in self._folders]),
@@ -640,23 +664,36 @@ class Workbench(LoggingConfigurable):
         if (elsewhere := self._remote_model(model)) is not None:
             yield self._remote.lease(elsewhere, options, route, fields)
             return
-        plan = await self._plan(model, options)
+        plan, adapter = await self._plan(model, options, route)
         if route is not None:
             refuse_fields(self._backends[plan.backend], route, fields)
         async with self._cache.lease(plan, ttl=ttl, on_progress=on_progress) as lease:
+            if adapter is not None:
+                lease.headers |= AdapterFolder(adapter.name, str(adapter.path)).header()
             yield lease
 
     def _remote_model(self, model: str | None) -> RemoteModel | None:
         reference = self.default_model if model is None else model
         return self._remote.find(self.aliases.get(reference, reference))
 
-    async def _plan(self, model: str | None, options: LoadOptions) -> LoadPlan:
-        """How to load; for a model in memory, without a look at the disk."""
+    async def _plan(
+        self, model: str | None, options: LoadOptions, route: str | None = None
+    ) -> tuple[LoadPlan, OnDiskAdapter | None]:
+        """How to load, and the adapter to add; for a model in memory, without a look at the disk."""
+        reference, adapter = await self._split(model)
+        plan = self._cache.find(reference, options)
+        if plan is None:
+            plan = await self._plan_load(await self._resolve(reference), options)
+        if adapter is not None:
+            refuse_adapter(self._backends[plan.backend], reference, adapter.name, route)
+        return plan, adapter
+
+    async def _split(self, model: str | None) -> tuple[str, OnDiskAdapter | None]:
+        """The model that is meant, and the adapter to add to it."""
         reference = self.default_model if model is None else model
-        resident = self._cache.find(reference, options)
-        if resident is not None:
-            return resident
-        return await self._plan_load(await self._resolve(reference), options)
+        if PLUS not in self.aliases.get(reference, reference):
+            return reference, None
+        return await asyncio.to_thread(split_adapter, reference, folders=self._folders, aliases=self.aliases)
 
     async def _plan_load(self, model: ResolvedModel, options: LoadOptions) -> LoadPlan:
         budgets = self._machine.budgets(self._cache.used_bytes())
@@ -673,10 +710,19 @@ class Workbench(LoggingConfigurable):
         return await asyncio.to_thread(resolve, reference, folders=self._folders, aliases=self.aliases)
 
     async def _proper_names(self, reference: str, options: LoadOptions) -> set[str]:
-        """A model's own name, however it is asked for, and its aliases."""
-        elsewhere = self._remote_model(reference)
-        name = elsewhere.id if elsewhere else (await self._plan(reference, options)).model.name
-        return {name} | {alias for alias, meant in self.aliases.items() if {alias, meant} & {reference, name}}
+        """A model's own name, however it is asked for, and its aliases; with an adapter, of both together."""
+        if (elsewhere := self._remote_model(reference)) is not None:
+            return self._with_aliases({elsewhere.id}, reference)
+        base, adapter = await self._split(reference)
+        plan, _ = await self._plan(reference, options)
+        names = self._with_aliases({plan.model.name}, base)
+        if adapter is None:
+            return names
+        return self._with_aliases({f"{name}{PLUS}{adapter.name}" for name in names}, reference)
+
+    def _with_aliases(self, names: set[str], reference: str) -> set[str]:
+        known = names | {reference}
+        return names | {alias for alias, meant in self.aliases.items() if known & {alias, meant}}
 
     async def _ways_to_name(self, model: str) -> set[str]:
         """Every way to name `model`; it may be in memory and on no disk any more."""

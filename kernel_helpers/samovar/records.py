@@ -177,7 +177,10 @@ class RepoCheck(_Record):
 
 @dataclass(frozen=True, slots=True)
 class StoredModel(_Record):
-    """A model on the server's disk. `model_type`: transformers, gguf, unknown. `last_used`: Unix seconds."""
+    """A model on the server's disk, or an adapter. `last_used` is in Unix seconds.
+
+    `model_type`: transformers, gguf, adapter, unknown.
+    """
 
     model_name: str
     model_path: str

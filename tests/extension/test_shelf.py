@@ -15,7 +15,7 @@ from samovar_server.inventory.conversions import conversion_of
 from samovar_server.inventory.leftovers import PARTIAL_SUFFIX
 from samovar_server.inventory.locks import folder_lock
 from samovar_server.shelf import Shelf
-from tests.fakes.folders import COMMIT, gguf_files
+from tests.fakes.folders import COMMIT, gguf_files, make_adapter
 
 NOW = 1e12
 
@@ -271,3 +271,16 @@ def test_what_downloads_left_is_listed_and_cleaned_by_age(shelf: Shelf, folder: 
     assert {left.path for left in shelf.clean(before=2000.0, busy=[]).removed} == {old}
     assert new.exists()
     assert not old.exists()
+
+
+def test_an_adapter_is_told_as_such_and_can_be_deleted(shelf: Shelf, folder: Path) -> None:
+    path = make_adapter(folder / "me" / "style", base="org/tiny")
+    (path / "README.md").write_text("---\nlicense: mit\n---\n")
+    model = told(shelf)["me/style"]
+    assert (model["model_type"], model["complete"], model["recommended_backend"]) == ("adapter", True, None)
+    assert model["config_metadata"] == {"license": "mit", "base_model": "org/tiny", "rank": 4}
+    (path / "adapter_model.safetensors").unlink()
+    (path / "adapter_model.bin").write_bytes(b"pickle")
+    assert not told(shelf)["me/style"]["complete"]
+    shelf.delete(shelf.find("me/style"), set())
+    assert not path.exists()

@@ -34,9 +34,11 @@ from samovar_server.errors import (
     QueueFull,
 )
 from samovar_server.loader.options import LoadOptions, LoadProgress
+from samovar_server.protocol.adapters import ADAPTER_HEADER, AdapterFolder
 from samovar_server.protocol.place import PLACE_HEADER, Place
 from samovar_server.sharing import Demand
 from samovar_server.workbench import Lease, Workbench
+from tests.fakes.folders import make_adapter
 from tests.fakes.models import FAKE_WORKER, FakeScript, write_model
 from tests.processes import children_of, is_running
 
@@ -456,3 +458,73 @@ async def test_who_waits_for_a_turn_is_counted_as_waiting_by_records_stats_and_e
     await waiting
     (record,) = workbench.loaded()
     assert (record.in_flight, record.queued) == (0, 0)
+
+
+async def test_adapters_share_the_resident_base(workbench: Workbench, folder: Path) -> None:
+    write_model(folder, "org/m")
+    for name in ("one", "two"):
+        make_adapter(folder / "me" / name, base="org/m")
+    async with (
+        workbench.acquire("org/m", ANY) as base,
+        workbench.acquire("org/m+me/one", ANY) as one,
+        workbench.acquire("org/m+me/two", ANY, route="/v1/completions") as two,
+    ):
+        assert base.url == one.url == two.url
+        assert [AdapterFolder.of_header(lease.headers.get(ADAPTER_HEADER)) for lease in (base, one, two)] == [
+            None,
+            AdapterFolder("me/one", str(folder / "me/one")),
+            AdapterFolder("me/two", str(folder / "me/two")),
+        ]
+        (resident,) = workbench.loaded()
+        assert (resident.model, resident.in_flight) == ("org/m", 3)
+    assert (await workbench.load("org/m+me/one", ANY)).model == "org/m"
+    assert (await workbench.estimate("org/m+me/one", ANY)).model == "org/m"
+    cards = {card.id: card.loaded for card in await workbench.models()}
+    assert cards == {"org/m": True, "org/m+me/one": True, "org/m+me/two": True}
+
+
+async def test_an_adapter_that_is_not_there_loads_nothing(workbench: Workbench, folder: Path) -> None:
+    write_model(folder, "m")
+    make_adapter(folder / "style")
+    with pytest.raises(ModelNotFound, match="There is: style"):
+        async with workbench.acquire("m+stile", ANY):
+            pass
+    with pytest.raises(InvalidRequest, match=r"m: embeddings are made without adapters. Leave out \+style"):
+        async with workbench.acquire("m+style", ANY, route="/v1/embeddings"):
+            pass
+    assert not workbench.loaded()
+
+
+async def test_limits_are_for_a_model_with_its_adapter(make: Make, folder: Path) -> None:
+    write_model(folder, "org/m")
+    for name in ("one", "two"):
+        make_adapter(folder / name)
+    limits = {
+        "*": {"models": ["short"]},
+        "user:bob": {"models": ["short+one"]},
+        "user:eve": {"models": ["mine"]},
+    }
+    sharing = {"limits": limits, "roles": {"load": ["admins"]}}
+    aliases = {"short": "org/m", "mine": "org/m+two"}
+    workbench = make(config=Config({"Sharing": sharing}), aliases=aliases)
+    for name in ("short", "org/m"):
+        await workbench.load(name, ANY)
+    may = {"ada": ["short", "org/m"], "bob": ["org/m+one", "short+one"], "eve": ["mine", "short+two"]}
+    for user, models in may.items():
+        for model in ("short", "org/m", "short+one", "org/m+one", "mine", "short+two"):
+            asked = workbench.serve(Caller(user), demand(model), ANY, **CHAT_ROUTE)
+            if model in models:
+                async with asked as (lease, _):
+                    assert (ADAPTER_HEADER in lease.headers) is (user != "ada")
+            else:
+                with pytest.raises(PermissionDenied):
+                    await asked.__aenter__()
+
+
+async def test_other_backends_refuse_adapters(make: Make, folder: Path) -> None:
+    write_model(folder, "m")
+    make_adapter(folder / "style")
+    workbench = make(vllm_command=[sys.executable])
+    with pytest.raises(InvalidRequest, match=r"m: backend vllm \(.*\) takes no adapters. Leave out \+style"):
+        await workbench.load("m+style", LoadOptions(backend="vllm", device="cpu"))
+    assert not workbench.loaded()

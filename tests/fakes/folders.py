@@ -18,6 +18,16 @@ def make_model(path: Path, name: str | None = None) -> Path:
     return path
 
 
+def make_adapter(path: Path, base: str = "org/tiny", **config: object) -> Path:
+    """A complete adapter."""
+    path.mkdir(parents=True)
+    (path / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 4, "base_model_name_or_path": base} | config)
+    )
+    (path / "adapter_model.safetensors").write_bytes(b"weights")
+    return path
+
+
 def cache_snapshot(cache: Path, repo: str, *, ref: str | None = "main", commit: str = COMMIT) -> Path:
     """A complete snapshot in the Hugging Face cache."""
     folder = cache / f"models--{repo.replace('/', '--')}"

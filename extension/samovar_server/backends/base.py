@@ -58,6 +58,8 @@ class Backend(Honours, Protocol):
 
     has_spare: ClassVar[bool]
     """Whether a worker that waits for its model saves a load much time."""
+    has_adapters: ClassVar[bool]
+    """Whether it can add an adapter to a model for a request."""
 
     @property
     def command(self) -> Sequence[str]:
@@ -115,6 +117,20 @@ def refuse_fields(backend: Honours, route: str, fields: frozenset[str]) -> None:
             f"{name}: backend {backend.name} ({backend.title}) does not honour it. Leave it out, or load "
             f"the model with backend transformers. Here it honours: {', '.join(sorted(honoured))}.",
             param=name,
+        )
+
+
+def refuse_adapter(backend: Backend, model: str, adapter: str, route: str | None) -> None:
+    """InvalidRequest for an adapter on what `backend` has loaded or would load, or at this route."""
+    if not backend.has_adapters:
+        raise InvalidRequest(
+            f"{model}: backend {backend.name} ({backend.title}) takes no adapters. Leave out +{adapter}, "
+            "or load the model with backend transformers.",
+            param="model",
+        )
+    if route == "/v1/embeddings":
+        raise InvalidRequest(
+            f"{model}: embeddings are made without adapters. Leave out +{adapter}.", param="model"
         )
 
 

@@ -51,6 +51,7 @@ class LlamaCppBackend:
         "/v1/completions": frozenset(_SAMPLING | {"prompt"}),
     }
     has_spare: ClassVar[bool] = False
+    has_adapters: ClassVar[bool] = False
     environment: Mapping[str, str] = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     command: Sequence[str] = COMMAND
 

@@ -53,6 +53,7 @@ class TransformersBackend:
         "/v1/detokenize": None,
     }
     has_spare: ClassVar[bool] = True
+    has_adapters: ClassVar[bool] = True
     environment: Mapping[str, str] = {
         "HF_HUB_OFFLINE": "1",  # a worker loads what is on disk, and fetches nothing
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # the numbering of loader/devices.py

@@ -60,6 +60,7 @@ class VllmBackend:
         "/v1/embeddings": EMBEDDINGS,
     }
     has_spare: ClassVar[bool] = False
+    has_adapters: ClassVar[bool] = False
     environment: Mapping[str, str] = {"HF_HUB_OFFLINE": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     command: Sequence[str] = COMMAND
 

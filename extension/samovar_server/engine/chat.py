@@ -23,7 +23,7 @@ class ChatHandler(GeneratingHandler):
     async def answer(self) -> None:
         """Whole, or with `stream` as events."""
         request = parse_chat_request(self.request.body)
-        self.service.check(request)
+        self.service.check(request, self.adapter)
         constraint = Constraint()
         if request.is_constrained:
             constraint = await self.service.with_grammars(lambda grammars: constrain(request, grammars))
@@ -50,6 +50,7 @@ class ChatHandler(GeneratingHandler):
             decoder=service.decoder,
             logprobs=request.top_logprobs if request.logprobs else None,
             place=self.place,
+            adapter=self.adapter,
             grammars=constraint.matchers,
             show_special=constraint.show_special,
         )

@@ -34,7 +34,7 @@ class CompletionsHandler(GeneratingHandler):
 
     async def _generation(self, request: CompletionRequest) -> Generation:
         service = self.service
-        service.check(request)
+        service.check(request, self.adapter)
         ranks = request.samples > request.n
         generation = Generation(service.engine, request.samples)
         for prompt in request.prompt:
@@ -48,6 +48,7 @@ class CompletionsHandler(GeneratingHandler):
                 logprobs=0 if request.logprobs is None and ranks else request.logprobs,
                 prompt_logprobs=request.prompt_scores(),
                 place=self.place,
+                adapter=self.adapter,
             )
         return generation
 

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +28,8 @@ from samovar_server.protocol.generation import FinishReason
 from samovar_server.protocol.sampling import TokenScore
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Delivery = list[tuple[Sequence, Output]]
 
@@ -90,7 +94,22 @@ class Engine:
 
     def abort(self, sequence: Sequence) -> None:
         """Drop a sequence before the next step; it emits nothing more."""
-        self._commands.put(lambda: self._scheduler.remove(sequence))
+        self._commands.put(partial(self._remove, sequence))
+
+    def call(self, function: Callable[[], T]) -> Future[T]:
+        """`function` on the compute thread, between two steps; its result or exception."""
+        future: Future[T] = Future()
+
+        def carry_out() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(function())
+            except Exception as error:  # noqa: BLE001 - whoever waits for the result gets it
+                future.set_exception(error)
+
+        self._commands.put(carry_out)
+        return future
 
     @property
     def running(self) -> int:
@@ -131,16 +150,21 @@ class Engine:
                 return True
             if command is None:
                 return False
-            with self._lock:
-                command()
+            command()
             wait = False
+
+    def _remove(self, sequence: Sequence) -> None:
+        with self._lock:
+            self._scheduler.remove(sequence)
 
     def _step(self, plan: Plan) -> None:
         """One forward pass, and what follows from its logits for each sequence."""
         for copy in [chunk.copy for chunk in plan.prefill if chunk.copy is not None]:
             self._runner.copy_prefix(copy.source, copy.slot, copy.cached_tokens)
         pieces = [_piece(chunk) for chunk in plan.prefill]
-        logits = self._runner.run([NewToken(s.slot, s.output[-1], s.position) for s in plan.decode], pieces)
+        logits = self._runner.run(
+            [NewToken(s.slot, s.output[-1], s.position, s.adapter) for s in plan.decode], pieces
+        )
         advancing, rows = list(plan.decode), list(range(len(plan.decode)))
         done = len(rows)
         ended: Delivery = []
@@ -191,7 +215,9 @@ def _piece(chunk: Chunk) -> Piece:
         wanted = Logits.EVERY
     else:
         wanted = Logits.LAST if chunk.is_last else Logits.NONE
-    return Piece(sequence.slot, sequence.prompt[chunk.start : chunk.end], chunk.start, wanted)
+    return Piece(
+        sequence.slot, sequence.prompt[chunk.start : chunk.end], chunk.start, wanted, sequence.adapter
+    )
 
 
 def _output(sequence: Sequence, token: int, scored: TokenScore | None) -> Output:

@@ -9,6 +9,7 @@ from collections.abc import Sequence as Seq
 from functools import partial
 from typing import Any
 
+from samovar_server.engine.adapters import Adapter
 from samovar_server.engine.core import Engine
 from samovar_server.engine.sampler import Matcher, nth_seed
 from samovar_server.engine.sequence import Output, Sequence
@@ -44,6 +45,7 @@ class Generation:
         logprobs: int | None = None,
         prompt_logprobs: int | None = None,
         place: Place,
+        adapter: Adapter | None = None,
         grammars: Seq[Matcher] = (),
         show_special: bool = False,
     ) -> None:
@@ -63,6 +65,7 @@ class Generation:
                     logprobs=logprobs,
                     prompt_logprobs=prompt_logprobs if sample == 0 else None,
                     place=place,
+                    adapter=adapter,
                     grammar=grammars[sample] if grammars else None,
                 )
             )

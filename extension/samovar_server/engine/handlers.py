@@ -11,6 +11,7 @@ from tornado.iostream import StreamClosedError
 
 from samovar_server.engine.generation import Aborted, Generation
 from samovar_server.errors import InvalidApiKey, InvalidRequest, RouteNotFound, SamovarError
+from samovar_server.protocol.adapters import ADAPTER_HEADER, AdapterFolder
 from samovar_server.protocol.place import PLACE_HEADER, Place
 
 
@@ -53,6 +54,9 @@ class GeneratingHandler(WorkerHandler):
     async def post(self) -> None:
         """Answer the request."""
         self.place = Place.of_header(self.request.headers.get(PLACE_HEADER))
+        self.adapter = await self.service.adapter(
+            AdapterFolder.of_header(self.request.headers.get(ADAPTER_HEADER))
+        )
         try:
             await self.answer()
         except (Aborted, StreamClosedError):

@@ -55,10 +55,13 @@ class LeanForward:
         if type(layer).__name__ == "LlamaDecoderLayer":  # whose attention has none, whatever is configured
             window = None
         self._settings = Settings(window, None, None)
-        self._qkv = _function(_whole(attention, SIBLINGS[0]))
-        self._out = _function(attention.o_proj)
-        self._gate_up = _function(_whole(mlp, SIBLINGS[1]))
-        self._down = _function(mlp.down_proj)
+        self._linears: list[Callable[[Tensor], Tensor]] = [
+            _whole(attention, SIBLINGS[0]),
+            attention.o_proj,
+            _whole(mlp, SIBLINGS[1]),
+            mlp.down_proj,
+        ]
+        self._products = [_function(linear) for linear in self._linears]
         self._activate: Callable[[Tensor], Tensor] = mlp.act_fn
         self._norms = [_norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)]
         self._value_width = attention.v_proj.out_features
@@ -77,17 +80,19 @@ class LeanForward:
             kwargs |= {"position_embeddings": position_embeddings, "past_key_values": past_key_values}
             whole: Tensor = self._plain(hidden_states, **kwargs)
             return whole
+        # The products alone know nothing of hooks.
+        qkv, out, gate_up, down = self._linears if slot_step.adapted else self._products
         x = hidden_states[0]
-        heads = self._qkv(self._norms[0](x)).view(x.shape[0], -1, self._head_dim)
+        heads = qkv(self._norms[0](x)).view(x.shape[0], -1, self._head_dim)
         values = self._value_width // self._head_dim
         turned = slot_step.rotary(*position_embeddings).turn(heads[:, :-values])
         query, key = turned.split_with_sizes((turned.shape[1] - values, values), 1)
         cache = past_key_values.layers[self._index]
         cache.write(slot_step, key, heads[:, -values:])
         attended = attend_rows(query * self._scaling, cache.keys, cache.values, slot_step, self._settings)
-        x.add_(self._out(attended.flatten(1)))
-        gate, up = self._gate_up(self._norms[1](x)).chunk(2, -1)
-        x.add_(self._down(self._activate(gate).mul_(up)))
+        x.add_(out(attended.flatten(1)))
+        gate, up = gate_up(self._norms[1](x)).chunk(2, -1)
+        x.add_(down(self._activate(gate).mul_(up)))
         return hidden_states
 
 
@@ -97,7 +102,7 @@ def _whole(parent: nn.Module, names: tuple[str, ...]) -> nn.Module:
     return fused.whole
 
 
-def _function(linear: nn.Module) -> Callable[[Tensor], Tensor]:
+def _function(linear: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return linear.multiply if isinstance(linear, RowLinear) else linear
 
 

@@ -79,7 +79,9 @@ class FusedLinears(nn.Module):
         sizes = [linear.out_features for linear in linears]
         self._shelf = _Shelf(self.whole, sizes)
         for index, linear in enumerate(linears):
-            self.add_module(str(index), FusedPart(self._shelf, index, linear))
+            first = sum(sizes[:index])
+            columns = slice(first, first + sizes[index])
+            self.add_module(str(index), FusedPart(self._shelf, index, linear, columns))
 
     def part(self, index: int) -> FusedPart:
         """What is to stand where sibling `index` stood."""
@@ -90,10 +92,10 @@ class FusedLinears(nn.Module):
 class _Shelf:
     """The outputs of the last input that were not taken yet. No module, for those are slow to write to."""
 
-    __slots__ = ("_input", "_parts", "_sizes", "_whole")
+    __slots__ = ("_input", "_parts", "_sizes", "whole")
 
     def __init__(self, whole: nn.Module, sizes: list[int]) -> None:
-        self._whole = whole
+        self.whole = whole
         self._sizes = sizes
         self._input: Tensor | None = None
         self._parts: list[Tensor | None] = []
@@ -102,7 +104,7 @@ class _Shelf:
         """What sibling `index` gives for `x`: a view, whose rows lie apart."""
         part = self._parts[index] if x is self._input else None
         if part is None:
-            self._input, self._parts = x, list(self._whole(x).split_with_sizes(self._sizes, -1))
+            self._input, self._parts = x, list(self.whole(x).split_with_sizes(self._sizes, -1))
             part = self._parts[index]
             assert part is not None
         self._parts[index] = None
@@ -112,18 +114,34 @@ class _Shelf:
 
 
 class FusedPart(nn.Module):
-    """One of the siblings."""
+    """One of the siblings: the outputs `columns` of the whole."""
 
-    def __init__(self, shelf: _Shelf, index: int, linear: nn.Linear) -> None:
+    def __init__(self, shelf: _Shelf, index: int, linear: nn.Linear, columns: slice) -> None:
         super().__init__()
         self.index = index
+        self.columns = columns
         self.in_features = linear.in_features
         self.out_features = linear.out_features
         self._shelf = shelf
 
+    @property
+    def whole(self) -> nn.Module:
+        """The layer that computes all siblings."""
+        return self._shelf.whole
+
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in_features] -> [..., out_features]."""
         return self._shelf.take(x, self.index)
+
+
+def as_it_is(linear: nn.Linear) -> nn.Linear:
+    """The factory that changes nothing."""
+    return linear
+
+
+def float_factory(device: torch.device) -> Factory:
+    """How layers whose weights are not quantised are to be run on `device`."""
+    return PackedLinear if device.type == "cpu" and can_pack() else as_it_is
 
 
 def replace_linears(model: nn.Module, make: Factory) -> int:

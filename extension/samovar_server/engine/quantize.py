@@ -16,7 +16,7 @@ from torch.nn import functional
 from samovar_server.engine import bnb
 from samovar_server.engine.layers import to_linears
 from samovar_server.engine.lean import make_lean
-from samovar_server.engine.linear import Factory, PackedLinear, RowLinear, can_pack, replace_linears
+from samovar_server.engine.linear import RowLinear, as_it_is, float_factory, replace_linears
 
 GROUP = 32
 """Weights of int4 that share a scale and a minimum; as in Q4_1 of GGUF, whose blocks come out unchanged."""
@@ -34,14 +34,14 @@ def prepare_linears(model: Any, quantization: str, device: torch.device) -> None
     A model's error is most sensitive to its vocabulary head: int4 keeps it in 8 bits, and bitsandbytes'
     ways leave it alone, as transformers does.
     """
-    packed: Factory = PackedLinear if device.type == "cpu" and can_pack() else _as_it_is
+    packed = float_factory(device)
     body, head = {
         "none": (packed, packed),
         "int8": (Int8Linear, Int8Linear) if device.type == "cpu" else (bnb.int8_linear, packed),
         "int4": (Int4Linear, Int8Linear),
         "nf4": (bnb.Nf4Linear, packed),
     }[quantization]
-    if body is _as_it_is:
+    if body is as_it_is:
         return
     output = model.get_output_embeddings()
     to_linears(model)
@@ -55,10 +55,6 @@ def _let_go_of_the_file(model: nn.Module) -> None:
     """Copy what is left of the weights as they were read: one of them holds the whole file in memory."""
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
-
-
-def _as_it_is(linear: nn.Linear) -> nn.Linear:
-    return linear
 
 
 class Int8Linear(RowLinear):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from samovar_server.engine.adapters import Adapter, applied
 from samovar_server.engine.kv_cache import SlotCache
 from samovar_server.engine.step import Decoding, Logits, NewToken, Piece, Step
 
@@ -73,7 +74,8 @@ class Runner(ModelRunner):
         ends = [(token.slot, token.position + 1) for token in tokens]
         ends += [(piece.slot, piece.end) for piece in pieces]
         self.cache.reserve(ends)
-        step = self.cache.step = Step(self._decoding(tokens), pieces)
+        adapted = self._adapted(tokens, pieces)
+        step = self.cache.step = Step(self._decoding(tokens), pieces, bool(adapted))
         ids = [token.token for token in tokens]
         positions = [token.position for token in tokens]
         wanted = list(range(len(tokens)))
@@ -83,15 +85,29 @@ class Runner(ModelRunner):
             wanted += range(len(ids) - piece.rows, len(ids))
         # A model must give some logits; those of a piece that wants none go unread.
         keep = torch.tensor(wanted or [len(ids) - 1], device=self.device)
-        logits: Tensor = self.model(
-            input_ids=torch.tensor([ids], device=self.device),
-            position_ids=torch.tensor([positions], device=self.device),
-            past_key_values=self.cache,
-            use_cache=True,
-            slot_step=step,
-            **({"logits_to_keep": keep} if self._keeps else {}),
-        ).logits[0]
+        with applied(adapted):
+            logits: Tensor = self.model(
+                input_ids=torch.tensor([ids], device=self.device),
+                position_ids=torch.tensor([positions], device=self.device),
+                past_key_values=self.cache,
+                use_cache=True,
+                slot_step=step,
+                **({"logits_to_keep": keep} if self._keeps else {}),
+            ).logits[0]
         return (logits if self._keeps else logits[keep])[: len(wanted)]
+
+    def _adapted(self, tokens: Seq[NewToken], pieces: Seq[Piece]) -> dict[Adapter, Tensor]:
+        """The adapters in use, each with its tokens' places in the row of the step."""
+        lengths = [(new.adapter, 1) for new in tokens] + [
+            (piece.adapter, len(piece.tokens)) for piece in pieces
+        ]
+        places: dict[Adapter, list[int]] = {}
+        end = 0
+        for adapter, length in lengths:
+            if adapter is not None:
+                places.setdefault(adapter, []).extend(range(end, end + length))
+            end += length
+        return {adapter: torch.tensor(rows, device=self.device) for adapter, rows in places.items()}
 
     def _decoding(self, tokens: Seq[NewToken]) -> Decoding | None:
         if not tokens:

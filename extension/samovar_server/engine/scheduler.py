@@ -134,13 +134,13 @@ class Scheduler:
 
     def _gains(self, sequence: Sequence, chunks: list[Chunk]) -> bool:
         """Whether `sequence` could start from what `chunks` compute, and so had better wait a step for it."""
-        slot, cached = self._slots.longest_prefix(sequence.prompt, sequence.place.salt)
+        slot, cached = self._slots.longest_prefix(sequence.prompt, sequence.salt)
         return any(chunk.sequence.slot == slot.index and cached > chunk.start for chunk in chunks)
 
     def _admit(self, sequence: Sequence) -> Assignment:
         # Scores of the prompt need its logits, which a reused prefix does not give.
         reuse = self._resumes and sequence.prompt_logprobs is None
-        assignment = self._slots.acquire(sequence.prompt, sequence.place.salt, reuse=reuse)
+        assignment = self._slots.acquire(sequence.prompt, sequence.salt, reuse=reuse)
         sequence.slot = assignment.slot
         sequence.cached_tokens = sequence.prefilled = assignment.cached_tokens
         sequence.phase = Phase.PREFILL

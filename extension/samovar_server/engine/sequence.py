@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from samovar_server.engine.adapters import Adapter
 from samovar_server.engine.sampler import Matcher
 from samovar_server.engine.text import TextStream
 from samovar_server.errors import SamovarError
@@ -53,7 +54,7 @@ class Sequence:
     to what the context window leaves; 0 only scores the prompt. `logprobs` asks for the score of every
     token with that many alternatives, `prompt_logprobs` for those of the prompt, which are in
     `prompt_scores` when the first Output comes (the first token has none). `place` is what the server said
-    of the slots it may have.
+    of the slots it may have, `adapter` what is added to the model for it.
     """
 
     prompt: list[int]
@@ -64,6 +65,7 @@ class Sequence:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     place: Place = field(default_factory=Place)
+    adapter: Adapter | None = None
     grammar: Matcher | None = None
     output: list[int] = field(default_factory=list)
     prompt_scores: list[TokenScore] = field(default_factory=list)
@@ -72,6 +74,11 @@ class Sequence:
     prefilled: int = 0
     cached_tokens: int = 0
     arrived: float = field(default_factory=time.monotonic)
+
+    @property
+    def salt(self) -> str:
+        """Under which prefixes are reused: keys and values are those of the model with this adapter."""
+        return self.place.salt if self.adapter is None else f"{self.place.salt}+{self.adapter.key}"
 
     @property
     def position(self) -> int:

@@ -17,6 +17,7 @@ from tornado import web
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
+from samovar_server.engine.adapters import Adapters
 from samovar_server.engine.compute import ComputeThread
 from samovar_server.engine.core import Delivery, Engine
 from samovar_server.engine.embedding import Embedder, makes_embeddings
@@ -124,6 +125,7 @@ class Serving:
             memory_bytes=self.memory_bytes,
             inexact_because=self.inexact_because,
             grammars=Grammars(decoder, self.vocabulary_size, self.stop_tokens),
+            adapters=Adapters(self.runner.model) if isinstance(self.runner, Runner) else None,
         )
         return listen(application(service))
 

@@ -13,7 +13,7 @@ class Slot:
     """A row of the KV cache. `tokens` are the prompt tokens whose keys and values it holds.
 
     They are reused under the same `salt` only: how long a prompt takes would tell one user what another
-    has asked.
+    has asked, and with another adapter they would be others.
 
     Only prefilled tokens count: those of generated tokens came from decode steps, whose bits differ
     from a prefill's, and a reused prefix must not show.

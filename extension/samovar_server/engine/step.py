@@ -14,6 +14,8 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from samovar_server.engine.adapters import Adapter
+
 
 class Logits(Enum):
     """Of which of a piece's tokens the logits are wanted."""
@@ -30,6 +32,7 @@ class NewToken:
     slot: int
     token: int
     position: int
+    adapter: Adapter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class Piece:
     tokens: Seq[int]
     start: int
     logits: Logits = Logits.LAST
+    adapter: Adapter | None = None
 
     @property
     def end(self) -> int:
@@ -116,10 +120,14 @@ class Rotary:
 
 @dataclass(slots=True)
 class Step:
-    """A forward pass: the decoding part, if any, and the pieces behind it."""
+    """A forward pass: the decoding part, if any, and the pieces behind it.
+
+    In one that is `adapted`, layers have hooks by which adapters add to their outputs.
+    """
 
     decoding: Decoding | None
     pieces: Seq[Piece]
+    adapted: bool = False
     masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
     _rotary: tuple[Tensor, Rotary] | None = None
 

@@ -13,10 +13,12 @@ from typing import Literal
 
 from huggingface_hub import constants
 
+from samovar_server.inventory.adapters import CONFIG_FILE as ADAPTER_FILE
+from samovar_server.inventory.adapters import is_adapter
 from samovar_server.inventory.gguf import SUFFIX, gguf_models, is_whole, label, model_of_file
 from samovar_server.inventory.scan import MAX_DEPTH, Source, folder_name, is_complete, is_inside
 
-Kind = Literal["transformers", "gguf", "unknown"]
+Kind = Literal["transformers", "gguf", "adapter", "unknown"]
 
 WEIGHTS_SUFFIXES = frozenset({".safetensors", SUFFIX, ".bin", ".pt", ".pth"})
 
@@ -108,6 +110,9 @@ def _in_place(name: str, path: Path, source: Source, revision: str | None) -> It
     names = {file.name for file in others}
     has_weights = any(file.suffix.lower() in WEIGHTS_SUFFIXES for file in others)
     if quantized and not has_weights:  # a licence or a read-me beside them
+        return
+    if ADAPTER_FILE in names and "config.json" not in names:
+        yield Stored(name, path, path, source, revision, "adapter", is_adapter(path), _files(others))
         return
     is_transformers = "config.json" in names or any(name.endswith(".safetensors") for name in names)
     has_parts = any(file.suffix.lower() == SUFFIX for file in others)  # of a model that lacks some

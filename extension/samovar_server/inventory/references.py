@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,25 +142,48 @@ def _is_clean(path: str) -> bool:
 
 def _in_folders(reference: ModelReference, folders: Sequence[Path]) -> _Found | None:
     """The model, from the first folder that has it."""
-    asked = reference.name
+    for folder, path in _places(reference.name, folders):
+        if path.suffix.lower() == SUFFIX and reference.file is None and path.is_file():
+            name = path.relative_to(folder).as_posix()
+            return _gguf(model_of_file(path), name, folders)
+        called = _name_if_meant(path, folder, reference.name, folders)
+        if called is not None and (found := _in_folder(path, called, reference.file, folders)) is not None:
+            return found
+    return None
+
+
+def folders_named(reference: ModelReference, folders: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """The folders that a reference may mean, each with its canonical name, whatever is in them.
+
+    Those in the model folders come first, then the snapshot in the Hugging Face cache. Raises
+    InvalidRequest for one that leaves the folders.
+    """
+    if reference.revision is None:
+        for folder, path in _places(reference.name, folders):
+            if (called := _name_if_meant(path, folder, reference.name, folders)) is not None:
+                yield path, called
+    if (snapshot := _snapshot(reference)) is not None:
+        yield snapshot, reference.name
+
+
+def _places(asked: str, folders: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
+    """Where what is `asked` for may lie, behind the folder that it would be in."""
     if asked.startswith("/") and not any(_is_below(Path(asked), folder) for folder in folders):
         raise _invalid("The path lies outside the model folders; name a model below one of them.")
     for folder in folders:
         for path in _candidates(asked, folder):
-            if path.suffix.lower() == SUFFIX and reference.file is None and path.is_file():
-                name = path.relative_to(folder).as_posix()
-                return _gguf(model_of_file(path), name, folders)
-            if not _is_folder(path):
-                continue
-            _require_inside(path, asked, folders)
-            name = folder_name(path, folder)
-            # Found by its last part only, a folder that stands for another repo is not meant.
-            by_last_part = path != folder / asked
-            if by_last_part and name not in (asked, path.name):
-                continue
-            if (found := _in_folder(path, name, reference.file, folders)) is not None:
-                return found
-    return None
+            yield folder, path
+
+
+def _name_if_meant(path: Path, folder: Path, asked: str, folders: Sequence[Path]) -> str | None:
+    """The canonical name of the folder `path`, if it is one and `asked` means it."""
+    if not _is_folder(path):
+        return None
+    _require_inside(path, asked, folders)
+    name = folder_name(path, folder)
+    # Found by its last part only, a folder that stands for another repo is not meant.
+    by_last_part = path != folder / asked
+    return None if by_last_part and name not in (asked, path.name) else name
 
 
 def _in_folder(path: Path, name: str, file: str | None, folders: Sequence[Path]) -> _Found | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
@@ -49,11 +49,11 @@ def list_models(folders: Sequence[Path]) -> list[OnDiskModel]:
     """
     found: dict[str, OnDiskModel] = {}
     for folder in folders:
-        for path in _model_paths(folder):
+        for path in find_folders(folder, _is_model):
             _add(found, path, folder_name(path, folder), "folder")
         for file in _files_in(folder):
             found.setdefault(file.name, _on_disk(file.name, file, model_of_file(file).files, "folder"))
-    for name, path in _hub_snapshots():
+    for name, path in find_snapshots(_is_model):
         _add(found, path, name, "hub-cache")
     return sorted(found.values(), key=lambda model: model.name)
 
@@ -88,14 +88,18 @@ def is_inside(path: Path, folders: Sequence[Path]) -> bool:
     )
 
 
-def _model_paths(folder: Path) -> Iterator[Path]:
-    """Folders below `folder` that hold a model; hidden ones are downloads under way."""
+def _is_model(path: Path) -> bool:
+    return is_complete(path) or bool(gguf_models(path))
+
+
+def find_folders(folder: Path, is_wanted: Callable[[Path], bool]) -> Iterator[Path]:
+    """Folders below `folder` that are wanted, none within another; hidden ones are downloads under way."""
     level = [folder]
     for _ in range(MAX_DEPTH):
         level = [child for parent in level for child in _folders_in(parent) if is_inside(child, [folder])]
-        complete = [child for child in level if is_complete(child) or gguf_models(child)]
-        yield from complete
-        level = [child for child in level if child not in complete]
+        wanted = [child for child in level if is_wanted(child)]
+        yield from wanted
+        level = [child for child in level if child not in wanted]
 
 
 def _folders_in(parent: Path) -> list[Path]:
@@ -110,17 +114,17 @@ def _folders_in(parent: Path) -> list[Path]:
         return []
 
 
-def _hub_snapshots() -> Iterator[tuple[str, Path]]:
-    """Snapshots with models of the Hugging Face cache; all but `main` carry their commit in the name.
+def find_snapshots(is_wanted: Callable[[Path], bool]) -> Iterator[tuple[str, Path]]:
+    """Snapshots of the Hugging Face cache that are wanted; all but `main` carry their commit in the name.
 
-    Looks at the models only: huggingface_hub's own scan reads every file of every data set, too.
+    Looks at repos of models only: huggingface_hub's own scan reads every file of every data set, too.
     """
     for repo in Path(constants.HF_HUB_CACHE).glob("models--*"):
         name = repo.name.removeprefix("models--").replace("--", "/")
         main = repo / "refs" / "main"
         main_commit = main.read_text(encoding="utf-8").strip() if main.is_file() else None
         for snapshot in (repo / "snapshots").glob("*"):
-            if is_complete(snapshot) or gguf_models(snapshot):
+            if is_wanted(snapshot):
                 yield name if snapshot.name == main_commit else f"{name}@{snapshot.name}", snapshot
 
 

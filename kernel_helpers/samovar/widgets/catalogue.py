@@ -45,8 +45,8 @@ class CatalogueState:
         self._fits: Mapping[str, bool] = {}
 
     def set_stored(self, stored: Sequence[StoredModel], fits: Mapping[str, bool]) -> None:
-        """Note what is on disk, and which of it fits into memory; what is not complete cannot be chosen."""
-        self._stored = [model for model in stored if model.complete]
+        """Note what is on disk, and which of it fits into memory; what is no whole model cannot be chosen."""
+        self._stored = [model for model in stored if model.complete and model.model_type != "adapter"]
         self._fits = fits
 
     def set_found(self, found: Sequence[FoundModel]) -> None:

@@ -6,8 +6,10 @@ import json
 import random
 import threading
 from collections.abc import Iterator
+from collections.abc import Sequence as Seq
 from dataclasses import replace
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from transformers import AutoModelForCausalLM, T5Config
 from transformers.utils import logging as transformers_logging
 
 from samovar_server.engine import selfcheck
+from samovar_server.engine.adapters import Adapter
 from samovar_server.engine.compute import ComputeThread
 from samovar_server.engine.core import Delivery, Engine
 from samovar_server.engine.fallback import FallbackRunner
@@ -70,8 +73,10 @@ def prompts() -> list[list[int]]:
     return [*drawn, [*drawn[2][:100], 5, 6]]
 
 
-def continued(runner: ModelRunner, requests: list[list[int]]) -> list[Sequence]:
-    """The requests, submitted at once to an engine, when they are done."""
+def continued(
+    runner: ModelRunner, requests: list[list[int]], adapters: Seq[Adapter | None] = ()
+) -> list[Sequence]:
+    """The requests, submitted at once to an engine, each with its adapter if there are any, when done."""
 
     def deliver(outputs: Delivery) -> None:
         for sequence, output in outputs:
@@ -88,7 +93,7 @@ def continued(runner: ModelRunner, requests: list[list[int]]) -> list[Sequence]:
     )
     engine.start()
     sequences, ends = [], []
-    for prompt in requests:
+    for prompt, adapter in zip_longest(requests, adapters):
         end = threading.Event()
         sequence = Sequence(
             prompt,
@@ -96,6 +101,7 @@ def continued(runner: ModelRunner, requests: list[list[int]]) -> list[Sequence]:
             NEW_TOKENS,
             TextStream(Digits(), []),
             partial(end_on_reason, end),
+            adapter=adapter,
         )
         engine.submit(sequence)
         sequences.append(sequence)

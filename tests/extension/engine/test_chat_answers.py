@@ -80,6 +80,7 @@ def chat(template: str, *bodies: dict[str, Any]) -> list[httpx.Response]:
             memory_bytes=lambda: 0,
             inexact_because=None,
             grammars=Grammars(tokenizer, len(tokenizer), stop),
+            adapters=None,
         )
         (socket,) = bind_sockets(0, "127.0.0.1")
         server = HTTPServer(application(service))

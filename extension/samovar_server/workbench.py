@@ -395,7 +395,7 @@ class Workbench(LoggingConfigurable):
                 ModelCard(
                     id=model.name,
                     created=int(model.modified),
-                    owned_by=model.name.split("/")[0] if "/" in model.name else "local",
+                    owned_by=_owner(model.name),
                     path=str(model.path),
                     loaded=str(model.path) in resident,
                 )
@@ -405,7 +405,7 @@ class Workbench(LoggingConfigurable):
                 ModelCard(
                     id=f"{model.name}{PLUS}{adapter.name}",
                     created=int(model.modified),
-                    owned_by=adapter.name.split("/")[0] if "/" in adapter.name else "local",
+                    owned_by=_owner(adapter.name),
                     path=str(adapter.path),
                     loaded=str(model.path) in resident,
                 )
@@ -732,3 +732,8 @@ class Workbench(LoggingConfigurable):
         except ModelNotFound:
             return names
         return names | {str(resolved.path)}
+
+
+def _owner(name: str) -> str:
+    """Whose a model on disk is, by its name: the organisation's, or this machine's own."""
+    return name.split("/")[0] if "/" in name else "local"

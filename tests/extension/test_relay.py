@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from tornado.iostream import StreamClosedError
 
 from samovar_server.errors import ModelCrashed
 from samovar_server.relay import Relay
+from tests.fakes.served import served
 from tests.server_handlers.fakes import MODEL, SECRET, FakeLease, FakeWorker
 
 PATH = "/v1/chat/completions"
@@ -19,14 +19,8 @@ PATH = "/v1/chat/completions"
 
 @pytest.fixture
 def worker(jp_asyncio_loop: asyncio.AbstractEventLoop) -> Iterator[FakeWorker]:
-    async def start() -> tuple[FakeWorker, Any]:
-        worker = FakeWorker()
-        return worker, worker.start()
-
-    worker, server = jp_asyncio_loop.run_until_complete(start())
-    yield worker
-    server.stop()
-    jp_asyncio_loop.run_until_complete(server.close_all_connections())
+    with served(jp_asyncio_loop, FakeWorker) as worker:
+        yield worker
 
 
 @pytest.fixture

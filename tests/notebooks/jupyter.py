@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import output_from_msg
 from tornado.httpclient import HTTPRequest
@@ -110,6 +111,16 @@ async def new_kernel(server: str, token: str) -> AsyncIterator[Kernel]:
         finally:
             channels.close()
             await client.delete(f"api/kernels/{name}")
+
+
+async def run_all(server: Jupyter, notebook: Path) -> list[NotebookNode]:
+    """The code cells of a notebook after a run in a kernel of its own; a cell that fails ends it."""
+    cells = [cell for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
+    async with server.kernel() as kernel:
+        for cell in cells:
+            await kernel.run(cell)
+            assert not failed(cell), f"{cell.source}\n\n{text_of(cell)}"
+    return cells
 
 
 def text_of(cell: NotebookNode) -> str:

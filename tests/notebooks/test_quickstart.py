@@ -2,15 +2,13 @@
 
 import asyncio
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-import nbformat
 import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
 
-from tests.notebooks.jupyter import Jupyter, failed, jupyter, text_of
+from tests.notebooks.jupyter import Jupyter, failed, run_all, text_of
 
 # Where other work takes the processor, the first test, for which the notebook runs, takes minutes.
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
@@ -19,27 +17,9 @@ QUICKSTART = Path(__file__).parents[2] / "notebooks" / "quickstart.ipynb"
 
 
 @pytest.fixture(scope="module")
-def server(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jupyter]:
-    with jupyter(
-        tmp_path_factory.mktemp("quickstart"), f"--Workbench.model_folders={demo_model.parent}"
-    ) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def cells(server: Jupyter) -> list[NotebookNode]:
+def cells(demo_server: Jupyter) -> list[NotebookNode]:
     """The code cells after a run through a real server, kernel and worker."""
-    notebook = nbformat.read(QUICKSTART, as_version=4)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-    async def run_all() -> None:
-        async with server.kernel() as kernel:
-            for cell in code:
-                await kernel.run(cell)
-                assert not failed(cell), text_of(cell)
-
-    asyncio.run(run_all())
-    return code
+    return asyncio.run(run_all(demo_server, QUICKSTART))
 
 
 def test_every_generation_answers(cells: list[NotebookNode]) -> None:
@@ -67,9 +47,9 @@ def test_one_copy_served_them_all(cells: list[NotebookNode]) -> None:
     assert lines[1].startswith("HuggingFaceTB/SmolLM2-135M-Instruct  ready")
 
 
-def test_an_interrupted_cell_leaves_the_model_free(server: Jupyter) -> None:
+def test_an_interrupted_cell_leaves_the_model_free(demo_server: Jupyter) -> None:
     async def go() -> tuple[str, str, str]:
-        async with server.kernel() as kernel:
+        async with demo_server.kernel() as kernel:
             pressed = asyncio.Event()
 
             async def press(cell: NotebookNode) -> None:

@@ -2,14 +2,11 @@
 
 import asyncio
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbformat import NotebookNode
 
-from tests.notebooks.jupyter import Jupyter, failed, jupyter, text_of
+from tests.notebooks.jupyter import Jupyter, run_all, text_of
 
 # Where other work takes the processor, the first of them, which waits for the load, takes minutes.
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
@@ -66,27 +63,10 @@ def test_every_tutorial_is_run() -> None:
     assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} <= SEEN.keys() | elsewhere
 
 
-@pytest.fixture(scope="module")
-def server(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jupyter]:
-    folder = tmp_path_factory.mktemp("tutorials")
-    with jupyter(folder, f"--Workbench.model_folders={demo_model.parent}") as server:
-        yield server
-
-
 @pytest.mark.parametrize("name", SEEN)
-def test_tutorial(server: Jupyter, name: str) -> None:
-    cells = asyncio.run(run_all(server, name))
+def test_tutorial(demo_server: Jupyter, name: str) -> None:
+    cells = asyncio.run(run_all(demo_server, NOTEBOOKS / f"{name}.ipynb"))
     for beginning, expected in SEEN[name]:
         shown = [text_of(cell) for cell in cells if cell.source.startswith(beginning)]
         assert shown, f"no cell begins with {beginning}"
         assert any(re.search(expected, text) for text in shown), shown
-
-
-async def run_all(server: Jupyter, name: str) -> list[NotebookNode]:
-    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    async with server.kernel() as kernel:
-        for cell in cells:
-            await kernel.run(cell)
-            assert not failed(cell), f"{cell.source}\n\n{text_of(cell)}"
-    return cells

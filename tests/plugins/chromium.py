@@ -8,11 +8,13 @@ import sys
 
 import pytest
 
+from tests.plugins.programs import Requirement
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 MAC_CHROME = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
-HINT = "no Chromium: install chromium or google-chrome, or set SAMOVAR_CHROMIUM to its executable"
-
-_missed = pytest.StashKey[int]()
+NEEDED = Requirement(
+    "browser", "no Chromium: install chromium or google-chrome, or set SAMOVAR_CHROMIUM to its executable"
+)
 
 
 def find_chromium() -> str | None:
@@ -39,15 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("browser") is None or find_chromium() is not None:
-        return
-    if os.environ.get("CI"):
-        pytest.fail(HINT, pytrace=False)
-    item.config.stash[_missed] = item.config.stash.get(_missed, 0) + 1
-    pytest.skip(HINT)
+    NEEDED.check(item, find_chromium)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    missed = config.stash.get(_missed, 0)
-    if missed:
-        terminalreporter.write_line(f"{missed} browser test(s) did not run: {HINT}", yellow=True, bold=True)
+    NEEDED.tell(terminalreporter, config)

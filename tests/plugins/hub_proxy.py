@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.plugins.programs import Requirement
+
 COMMAND = "configurable-http-proxy"
 INSTALLED = Path(sys.prefix) / "node" / "node_modules" / ".bin"
 """Where script/test installs it."""
-HINT = f"no {COMMAND}: install Node, and script/test does the rest (or: npm install -g {COMMAND})"
-
-_missed = pytest.StashKey[int]()
+NEEDED = Requirement(
+    "hub", f"no {COMMAND}: install Node, and script/test does the rest (or: npm install -g {COMMAND})"
+)
 
 
 def find_hub_proxy() -> str | None:
@@ -33,15 +35,8 @@ def hub_proxy() -> str:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("hub") is None or find_hub_proxy() is not None:
-        return
-    if os.environ.get("CI"):
-        pytest.fail(HINT, pytrace=False)
-    item.config.stash[_missed] = item.config.stash.get(_missed, 0) + 1
-    pytest.skip(HINT)
+    NEEDED.check(item, find_hub_proxy)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    missed = config.stash.get(_missed, 0)
-    if missed:
-        terminalreporter.write_line(f"{missed} hub test(s) did not run: {HINT}", yellow=True, bold=True)
+    NEEDED.tell(terminalreporter, config)

@@ -12,6 +12,7 @@ from jupyter_server.serverapp import ServerApp
 
 from samovar_handlers.base import SERVICES, Services
 from samovar_server.callers import Caller
+from tests.fakes.served import served
 from tests.server_handlers.fakes import Become, FakeWorkbench, FakeWorker
 
 
@@ -22,14 +23,8 @@ def jp_server_config() -> dict[str, Any]:
 
 @pytest.fixture
 def worker(jp_asyncio_loop: Any) -> Iterator[FakeWorker]:
-    async def start() -> tuple[FakeWorker, Any]:
-        worker = FakeWorker()
-        return worker, worker.start()
-
-    worker, server = jp_asyncio_loop.run_until_complete(start())
-    yield worker
-    server.stop()
-    jp_asyncio_loop.run_until_complete(server.close_all_connections())
+    with served(jp_asyncio_loop, FakeWorker) as worker:
+        yield worker
 
 
 @pytest.fixture

@@ -24,17 +24,14 @@ LAYOUT = frozenset({"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLay
 positions over the whole head, norm, gated MLP, each with its residual."""
 
 
-def make_lean(model: nn.Module) -> int:
-    """Give the layers of `model` that have the layout a lean forward function; returns how many there are.
+def make_lean(model: nn.Module) -> None:
+    """Give the layers of `model` that have the layout a lean forward function.
 
     Their linear layers must be fused already; layers where that could not be done stay as they are.
     """
-    count = 0
     for layer in model.modules():
         if type(layer).__name__ in LAYOUT and _is_fused(layer):
             layer.forward = LeanForward(layer)
-            count += 1
-    return count
 
 
 def _is_fused(layer: Any) -> bool:

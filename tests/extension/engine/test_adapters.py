@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers.utils import logging as transformers_logging
 
 from samovar_server.engine.adapters import KEPT, Adapter, Adapters
 from samovar_server.engine.compute import ComputeThread
@@ -27,24 +25,17 @@ from tests.extension.engine.test_architectures import continued, random_tokens
 from tests.extension.engine.tiny_adapters import folder_of, write_adapter
 from tests.extension.engine.tiny_models import write
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:`is_gradient_checkpointing`:FutureWarning",  # which peft asks transformers for
-    "ignore:fan_in_fan_out is set to False",  # peft corrects that by itself
-)
+pytestmark = [
+    pytest.mark.usefixtures("quiet_and_small"),
+    pytest.mark.filterwarnings(
+        "ignore:`is_gradient_checkpointing`:FutureWarning",  # which peft asks transformers for
+        "ignore:fan_in_fan_out is set to False",  # peft corrects that by itself
+    ),
+]
 
 PROMPT = [5, 9, 30, 2, 77, 8, 100, 41]
 PATTERNS: dict[str, Any] = {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {r"layers\.1\..*o_proj": 3}}
 needs_packing = pytest.mark.skipif(not can_pack(), reason="this torch has no oneDNN, on which this rests")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quiet_and_small() -> Iterator[None]:
-    verbosity, threads = transformers_logging.get_verbosity(), torch.get_num_threads()
-    transformers_logging.set_verbosity_error()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    transformers_logging.set_verbosity(verbosity)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import threading
-from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 from functools import partial
@@ -16,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, T5Config
-from transformers.utils import logging as transformers_logging
 
 from samovar_server.engine import selfcheck
 from samovar_server.engine.adapters import Adapter
@@ -37,19 +35,10 @@ from samovar_server.protocol.sampling import SamplingParams
 from tests.extension.engine.helpers import Digits
 from tests.extension.engine.tiny_models import FALLBACK, IN_SLOTS, VOCABULARY, WINDOW, write
 
+pytestmark = pytest.mark.usefixtures("quiet_and_small")
+
 NEW_TOKENS = 10
 LONG = PREFILL_BUDGET_ALONE + 7
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quiet_and_small() -> Iterator[None]:
-    """No hints of transformers about faster kernels; no threads, which only wait for each other here."""
-    verbosity, threads = transformers_logging.get_verbosity(), torch.get_num_threads()
-    transformers_logging.set_verbosity_error()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    transformers_logging.set_verbosity(verbosity)
 
 
 def load_tiny(folder: Path, name: str) -> LoadedWeights:

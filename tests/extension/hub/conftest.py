@@ -18,6 +18,7 @@ from samovar_server.hub.application import hub_application
 from samovar_server.hub.identity import HubIdentity, caller_of
 from samovar_server.relay import Relay
 from tests.fakes.fake_jupyterhub import USE, FakeHub, user
+from tests.fakes.served import served
 from tests.server_handlers.fakes import FakeWorkbench, FakeWorker
 
 PREFIX = "/services/samovar/"
@@ -27,18 +28,13 @@ PREFIX = "/services/samovar/"
 def hub(jp_asyncio_loop: Any) -> Iterator[FakeHub]:
     """A Hub that knows ada."""
 
-    async def start() -> tuple[FakeHub, HTTPServer]:
-        hub = FakeHub({"adas-token": user("ada")})
-        return hub, hub.start()
+    with served(jp_asyncio_loop, lambda: FakeHub({"adas-token": user("ada")})) as hub:
+        yield hub
 
-    async def stop() -> None:
-        server.stop()
-        await JupyterHubHTTPClient.loop_instance().close()
-        await server.close_all_connections()
+        async def close_client() -> None:
+            await JupyterHubHTTPClient.loop_instance().close()
 
-    hub, server = jp_asyncio_loop.run_until_complete(start())
-    yield hub
-    jp_asyncio_loop.run_until_complete(stop())
+        jp_asyncio_loop.run_until_complete(close_client())
 
 
 @pytest.fixture
@@ -48,14 +44,8 @@ def hub_auth(hub: FakeHub) -> HubAuth:
 
 @pytest.fixture
 def worker(jp_asyncio_loop: Any) -> Iterator[FakeWorker]:
-    async def start() -> tuple[FakeWorker, HTTPServer]:
-        worker = FakeWorker()
-        return worker, worker.start()
-
-    worker, server = jp_asyncio_loop.run_until_complete(start())
-    yield worker
-    server.stop()
-    jp_asyncio_loop.run_until_complete(server.close_all_connections())
+    with served(jp_asyncio_loop, FakeWorker) as worker:
+        yield worker
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ SEEN = {
         ("%samovar use", "Using demo."),
         ("%%generate", r"\d+ tokens"),
         ("%samovar unload", f"Unloaded {DEMO}"),
-        ("%samovar doctor", r"✓ token +accepted\n✓ versions"),
+        ("%samovar doctor", r"✓ token +accepted\n✓ extension +that server has samovar in it\n✓ versions"),
     ],
 }
 

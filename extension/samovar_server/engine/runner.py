@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from samovar_server.engine.adapters import Adapter, applied
+from samovar_server.engine.adapters import Adapter, Rows, applied
 from samovar_server.engine.kv_cache import SlotCache
 from samovar_server.engine.step import Decoding, Logits, NewToken, Piece, Step
 
@@ -96,7 +96,7 @@ class Runner(ModelRunner):
             ).logits[0]
         return (logits if self._keeps else logits[keep])[: len(wanted)]
 
-    def _adapted(self, tokens: Seq[NewToken], pieces: Seq[Piece]) -> dict[Adapter, Tensor]:
+    def _adapted(self, tokens: Seq[NewToken], pieces: Seq[Piece]) -> dict[Adapter, Rows]:
         """The adapters in use, each with its tokens' places in the row of the step."""
         lengths = [(new.adapter, 1) for new in tokens] + [
             (piece.adapter, len(piece.tokens)) for piece in pieces
@@ -107,7 +107,12 @@ class Runner(ModelRunner):
             if adapter is not None:
                 places.setdefault(adapter, []).extend(range(end, end + length))
             end += length
-        return {adapter: torch.tensor(rows, device=self.device) for adapter, rows in places.items()}
+        return {
+            adapter: slice(rows[0], rows[-1] + 1)
+            if rows[-1] - rows[0] < len(rows)
+            else torch.tensor(rows, device=self.device)
+            for adapter, rows in places.items()
+        }
 
     def _decoding(self, tokens: Seq[NewToken]) -> Decoding | None:
         if not tokens:

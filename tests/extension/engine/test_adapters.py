@@ -149,6 +149,20 @@ def test_bits_are_the_same_beside_any_adapters(llama: Path, tmp_path: Path, quan
                 assert not torch.equal(mine, before)
 
 
+def test_layers_that_stay_as_they_are_take_adapters_too(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed: list[torch.Tensor] = []
+    plain: list[torch.Tensor] = []
+    for logits in (packed, plain):
+        model = load_model(tmp_path)
+        adapter = Adapters(model).get(folder_of(llama / "one"))
+        logits.append(Runner(model, 1, 512).run((), [Piece(0, PROMPT, 0, Logits.EVERY, adapter)]))
+        monkeypatch.setattr("samovar_server.engine.linear.can_pack", lambda: False)  # as on a GPU
+    assert type(model.model.layers[0].self_attn.q_proj) is torch.nn.Linear
+    torch.testing.assert_close(plain[0], packed[0], rtol=1e-4, atol=1e-4)
+
+
 def test_a_step_without_adapters_finds_the_model_as_it_was(llama: Path, tmp_path: Path) -> None:
     model = load_model(tmp_path)
     adapter = Adapters(model).get(folder_of(llama / "one"))

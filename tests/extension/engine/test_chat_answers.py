@@ -21,6 +21,7 @@ from samovar_server.engine.grammar import Grammars
 from samovar_server.engine.routes import application
 from samovar_server.engine.service import Service
 from samovar_server.engine.vocabulary import Vocabulary
+from samovar_server.protocol.adapters import AdapterFolder
 from tests.extension.engine.helpers import RuleRunner
 from tests.extension.engine.tokenizers import CHAT_TEMPLATE, byte_level
 
@@ -61,7 +62,9 @@ class Whim(RuleRunner):
         return torch.rand(self._vocabulary, generator=generator)
 
 
-def chat(template: str, *bodies: dict[str, Any]) -> list[httpx.Response]:
+def chat(
+    template: str, *bodies: dict[str, Any], adapter: AdapterFolder | None = None
+) -> list[httpx.Response]:
     """The worker's answers to `bodies`, asked all at once."""
 
     async def ask() -> list[httpx.Response]:
@@ -86,7 +89,7 @@ def chat(template: str, *bodies: dict[str, Any]) -> list[httpx.Response]:
         server = HTTPServer(application(service))
         server.add_sockets([socket])
         url = f"http://127.0.0.1:{socket.getsockname()[1]}/v1/chat/completions"
-        headers = {"Authorization": "Bearer secret"}
+        headers = {"Authorization": "Bearer secret"} | (adapter.header() if adapter is not None else {})
         async with httpx.AsyncClient(headers=headers, trust_env=False, timeout=60) as http:
             answers = await asyncio.gather(*(http.post(url, json=_whole(body)) for body in bodies))
         server.stop()
@@ -117,6 +120,12 @@ def _engine(vocabulary: int, call_soon: Callable[..., object]) -> Engine:
 def events(answer: httpx.Response) -> list[Any]:
     lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+def test_a_model_outside_the_slots_refuses_an_adapter() -> None:
+    (answer,) = chat(CHAT_TEMPLATE, {}, adapter=AdapterFolder("style", "/nowhere"))
+    assert answer.status_code == 400
+    assert "Leave out +style" in answer.json()["error"]["message"]
 
 
 @TEMPLATES

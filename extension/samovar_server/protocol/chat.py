@@ -91,6 +91,13 @@ class ChatRequest(GenerationRequest):
     parallel_tool_calls: bool = True
 
     @model_validator(mode="after")
+    def _one_limit(self) -> Self:
+        limits = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(limits) > 1:
+            raise refusal("max_tokens", "it means the same as max_completion_tokens, which has another value")
+        return self
+
+    @model_validator(mode="after")
     def _top_logprobs_need_logprobs(self) -> Self:
         if self.top_logprobs and not self.logprobs:
             raise refusal("top_logprobs", "it goes with logprobs: true only")
@@ -135,7 +142,7 @@ class ChatRequest(GenerationRequest):
         return self.tool_choice.type in ("required", "function")
 
     def output_limit(self) -> int | None:
-        """Most tokens to generate; None means up to the end of the context window."""
+        """See GenerationRequest."""
         return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
 
 

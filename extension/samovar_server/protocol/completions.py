@@ -35,6 +35,8 @@ Prompts = Annotated[
 
 def _as_list(value: Any) -> Any:
     if isinstance(value, str):
+        if not value:
+            raise ValueError("it is empty. Send some text")
         return [value]
     if isinstance(value, list) and value and all(type(item) is int for item in value):
         return [value]
@@ -68,6 +70,8 @@ class CompletionRequest(GenerationRequest):
             raise refusal("best_of", "it must be at least n")
         if self.stream and self.samples > self.n:
             raise refusal("best_of", "larger than n it cannot be streamed")
+        if self.stream and self.prompt_logprobs is not None:
+            raise refusal("prompt_logprobs", "it cannot be streamed; with echo, logprobs can")
         if self.max_tokens == 0 and not (self.echo or self.prompt_logprobs is not None):
             raise refusal("max_tokens", "0 only makes sense with echo or prompt_logprobs")
         return self

@@ -17,11 +17,15 @@ from pydantic_core import PydanticCustomError
 
 from samovar_server.errors import InvalidRequest
 from samovar_server.loader.options import Backend, Dtype, LoadOptions, Quantization
+from samovar_server.protocol.body import read_object
 from samovar_server.protocol.sampling import SamplingParams
 
 MAX_STOP_STRINGS = 4
 MAX_STOP_CHARACTERS = 1024
 MAX_SAMPLES = 128
+MAX_ID_DIGITS = 20
+MAX_TEMPERATURE = 2.0
+"""OpenAI's."""
 
 UNION_TAG = "[]"
 """Ends the tags of union members, which pydantic puts into locations and which no client would know."""
@@ -104,14 +108,14 @@ class GenerationRequest(LoadFields):
 
     `top_k` 0 (or -1, as in vLLM) keeps all tokens. `logit_bias` maps token ids to what is added to their
     logits, -100 to 100. `exact` refuses where the bits of the answer could depend on other requests.
-    `min_tokens` and `ignore_eos` hold off the end-of-text tokens.
+    `ignore_eos` holds off the end-of-text tokens, and `min_tokens` whatever would end the text.
     """
 
     stream: bool = False
     stream_options: StreamOptions | None = None
 
     n: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] = 1
-    temperature: Annotated[Finite, Field(ge=0, le=100)] = 1.0
+    temperature: Annotated[Finite, Field(ge=0, le=MAX_TEMPERATURE)] = 1.0
     top_p: Annotated[Finite, Field(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=-1)] = 0
     min_p: Annotated[Finite, Field(ge=0, le=1)] = 0.0
@@ -133,7 +137,7 @@ class GenerationRequest(LoadFields):
     @classmethod
     def _tokens_as_keys(cls, value: dict[str, float]) -> dict[str, float]:
         for key in value:
-            if not key.isascii() or not key.isdigit():
+            if not key.isascii() or not key.isdigit() or len(key) > MAX_ID_DIGITS:
                 raise ValueError(f'the keys are token ids, such as "50256"; {key[:40]!r} is none')
         return value
 
@@ -157,7 +161,8 @@ class GenerationRequest(LoadFields):
     def _consistent(self) -> Self:
         if self.stream_options is not None and not self.stream:
             raise refusal("stream_options", "it goes with stream: true only")
-        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+        limit = self.output_limit()
+        if limit is not None and self.min_tokens > limit:
             raise refusal("min_tokens", "it is larger than max_tokens")
         return self
 
@@ -165,6 +170,10 @@ class GenerationRequest(LoadFields):
     def sequences(self) -> int:
         """See LoadFields."""
         return self.n
+
+    def output_limit(self) -> int | None:
+        """Most tokens to generate; None means up to the end of the context window."""
+        return self.max_tokens
 
     @property
     def include_usage(self) -> bool:
@@ -198,13 +207,7 @@ RequestT = TypeVar("RequestT", bound=BaseModel)
 
 def parse(model: type[RequestT], body: bytes) -> RequestT:
     """The request in `body` as a `model`, or InvalidRequest naming the field at fault."""
-    try:
-        raw = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(f"The request body is not valid JSON ({error}). Send a JSON object.") from None
-    if not isinstance(raw, dict):
-        raise InvalidRequest('The request body must be a JSON object, such as {"model": "demo"}.')
-    return validate(model, raw)
+    return validate(model, read_object(body))
 
 
 def validate(model: type[RequestT], raw: Mapping[str, Any]) -> RequestT:
@@ -213,11 +216,6 @@ def validate(model: type[RequestT], raw: Mapping[str, Any]) -> RequestT:
         return model.model_validate(raw)
     except ValidationError as error:
         raise _as_invalid_request(model, error) from None
-
-
-def _refuse_constant(name: str) -> float:
-    # json.loads accepts NaN and Infinity, which are not JSON.
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def _as_invalid_request(model: type[BaseModel], error: ValidationError) -> InvalidRequest:

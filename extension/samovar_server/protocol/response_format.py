@@ -20,7 +20,7 @@ Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 def _within_bounds(schema: dict[str, Any]) -> dict[str, Any]:
     if _depth(schema) > MAX_SCHEMA_DEPTH:
         raise ValueError(f"a schema may be nested at most {MAX_SCHEMA_DEPTH} deep")
-    if len(json.dumps(schema)) > MAX_SCHEMA_CHARACTERS:
+    if len(json.dumps(schema, allow_nan=False)) > MAX_SCHEMA_CHARACTERS:
         raise ValueError(f"a schema may have at most {MAX_SCHEMA_CHARACTERS} characters")
     return schema
 

@@ -104,6 +104,8 @@ class FunctionCall(BaseModel):
     def _is_an_object(cls, value: str) -> str:
         try:
             arguments = json.loads(value or "{}")
+            # Python reads what is no JSON (NaN) or no text ("\\ud800"), but does not write it.
+            json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode()
         except (ValueError, RecursionError) as error:
             raise ValueError(f"they are not valid JSON ({error})") from None
         if not isinstance(arguments, dict):

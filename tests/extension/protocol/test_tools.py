@@ -23,6 +23,11 @@ def request(**fields: Any) -> ChatRequest:
     return parse_chat_request(json.dumps({"messages": [USER]} | fields).encode())
 
 
+def called_with(arguments: str) -> Any:
+    call = {"id": "1", "function": {"name": "f", "arguments": arguments}}
+    return {"role": "assistant", "tool_calls": [call]}
+
+
 def nested(depth: int) -> Any:
     schema: Any = {}
     for _ in range(depth):
@@ -125,6 +130,10 @@ def test_what_openais_client_sends_back_is_taken() -> None:
             },
             "messages.0.tool_calls.0.function.arguments",
         ),
+        ({"messages": [called_with('{"a": NaN}')]}, "messages.0.tool_calls.0.function.arguments"),
+        ({"messages": [called_with('{"a": "\\ud800"}')]}, "messages.0.tool_calls.0.function.arguments"),
+        ({"messages": [called_with("[]")]}, "messages.0.tool_calls.0.function.arguments"),
+        ({"messages": [called_with('{"a":' * 2000)]}, "messages.0.tool_calls.0.function.arguments"),
     ],
 )
 def test_what_is_wrong_is_refused_by_name(fields: dict[str, Any], param: str) -> None:

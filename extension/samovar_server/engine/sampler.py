@@ -21,6 +21,10 @@ from samovar_server.protocol.sampling import SamplingParams
 HEAD = 512
 """Candidates that are sorted first; rarely does top_p need more, and sorting a vocabulary is slow."""
 
+COLDEST = 1e-30
+"""The least temperature that is divided by: at a smaller one nothing but the most probable token is left
+anyway, and in float32 it would be 0."""
+
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 
@@ -135,7 +139,7 @@ def _draw(logits: Tensor, params: SamplingParams, u: float) -> int:
     """Invert the cumulative distribution of one row at `u`."""
     scaled = logits.float()
     # Subtracting the maximum first keeps a tiny temperature from overflowing.
-    probabilities = torch.softmax((scaled - scaled.max()) / params.temperature, dim=-1)
+    probabilities = torch.softmax((scaled - scaled.max()) / max(params.temperature, COLDEST), dim=-1)
     if params.min_p > 0:  # Nguyen et al., Turning Up the Heat: Min-p Sampling, 2024
         probabilities = probabilities.masked_fill(probabilities < params.min_p * probabilities.max(), 0)
     if params.top_k == 0 and params.top_p >= 1:
@@ -161,6 +165,7 @@ def _most_probable(probabilities: Tensor, top_k: int, top_p: float) -> tuple[Ten
     whole = float(values.double().sum()) if top_k else float(probabilities.double().sum())
     before = values.double().cumsum(-1) - values.double()
     keep = before < top_p * whole
+    keep[0] = True  # the product of a tiny top_p may be 0
     return values[keep], ids[keep]
 
 

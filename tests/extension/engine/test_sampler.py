@@ -51,6 +51,18 @@ def test_a_tiny_temperature_is_greedy_and_a_tiny_top_p_too() -> None:
     assert sample(rows, params, [5, 6]) == rows.argmax(-1).tolist()
 
 
+@pytest.mark.parametrize("top_k", [0, 2, 900])
+def test_the_smallest_numbers_there_are_leave_the_most_probable(top_k: int) -> None:
+    rows = logits(1)
+    for params in (
+        SamplingParams(temperature=5e-324, top_k=top_k),
+        SamplingParams(temperature=1e-40, top_k=top_k),
+        SamplingParams(top_p=5e-324, top_k=top_k),
+        SamplingParams(min_p=1.0, top_k=top_k),
+    ):
+        assert [sample(rows, [params], [n]) for n in range(5)] == [rows.argmax(-1).tolist()] * 5, params
+
+
 def test_equal_seed_and_position_draw_equally_beside_any_neighbours() -> None:
     row, params = logits(1, seed=7), SamplingParams(temperature=1.2, top_p=0.95, seed=42)
     (alone,) = sample(row, [params], [11])

@@ -99,14 +99,18 @@ class StreamTimer:
 
     def __init__(self) -> None:
         self._last = time.perf_counter()
-        self._has_begun = False
+        self._between: Histogram | None = None  # that of the model, once it has begun to answer
 
     def piece(self, model: str) -> None:
         """A piece of `model`'s answer is here."""
         now = time.perf_counter()
-        times = INTER_TOKEN_SECONDS if self._has_begun else FIRST_TOKEN_SECONDS
-        times.labels(label(model)).observe(now - self._last)
-        self._last, self._has_begun = now, True
+        if self._between is None:
+            name = label(model)
+            self._between = INTER_TOKEN_SECONDS.labels(name)
+            FIRST_TOKEN_SECONDS.labels(name).observe(now - self._last)
+        else:
+            self._between.observe(now - self._last)
+        self._last = now
 
 
 class LiveCollector(Collector):

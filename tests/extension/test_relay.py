@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import pytest
 from tornado.iostream import StreamClosedError
 
 from samovar_server.errors import ModelCrashed
+from samovar_server.loopback import AHEAD_BYTES, READ_BYTES
 from samovar_server.relay import Relay
 from tests.fakes.served import served
 from tests.server_handlers.fakes import MODEL, SECRET, FakeLease, FakeWorker
@@ -128,3 +130,74 @@ async def test_many_requests_wait_side_by_side(relay: Relay, lease: FakeLease, w
             await worker.arrivals.acquire()
     worker.say(*[None] * len(asking))
     assert b"".join(await asyncio.gather(*asking)) == b""
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@asynccontextmanager
+async def sending(*answer: bytes) -> AsyncIterator[FakeLease]:
+    """A worker that answers with exactly these bytes, and then closes the connection."""
+
+    async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n{}")
+        writer.writelines(answer)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(send, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        yield FakeLease(f"http://127.0.0.1:{port}", SECRET, MODEL)
+
+
+async def test_what_has_arrived_together_is_passed_together(relay: Relay) -> None:
+    interim = b"HTTP/1.1 103 Early Hints\r\nRetry-After: 9\r\n\r\n"
+    async with (
+        sending(interim, HEAD + b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n") as lease,
+        relay.post(lease, PATH, b"{}") as answer,
+    ):
+        assert answer.status == 200
+        assert [chunk async for chunk in answer.chunks()] == [b"onetwo"]
+
+
+async def test_a_slow_reader_holds_the_worker_back(relay: Relay) -> None:
+    kilobyte = bytes(range(256)) * 4
+    body = kilobyte * 4096
+    pieces = []
+    async with (
+        sending(HEAD, *[b"400\r\n" + kilobyte + b"\r\n"] * 4096, b"0\r\n\r\n") as lease,
+        relay.post(lease, PATH, b"{}") as answer,
+    ):
+        async for piece in answer.chunks():
+            pieces.append(piece)
+            for _ in range(50):  # turns of the loop, in which the socket could be read fifty times
+                await asyncio.sleep(0)
+    assert b"".join(pieces) == body
+    assert AHEAD_BYTES < max(map(len, pieces)) <= AHEAD_BYTES + READ_BYTES
+
+
+@pytest.mark.parametrize(
+    "end", [b"", b"1\r\n", b"no length\r\n"], ids=["in between", "in a chunk", "malformed"]
+)
+async def test_what_came_before_the_break_is_passed(relay: Relay, end: bytes) -> None:
+    async with sending(HEAD + b"3\r\none\r\n" + end) as lease:
+        passed: list[bytes] = []
+
+        async def read() -> None:
+            async with relay.post(lease, PATH, b"{}") as answer:
+                async for chunk in answer.chunks():
+                    passed.append(chunk)  # noqa: PERF401  # it ends with an exception
+
+        with pytest.raises(ModelCrashed, match="org/tiny"):
+            await read()
+        assert passed == [b"one"]
+
+
+async def test_a_header_cannot_bring_further_lines(
+    relay: Relay, lease: FakeLease, worker: FakeWorker
+) -> None:
+    lease.headers["X-Place"] = "here\r\nAuthorization: Bearer other"
+    with pytest.raises(ValueError, match="more than one line"):
+        async with relay.post(lease, PATH, b"{}"):
+            pass
+    assert not worker.requests

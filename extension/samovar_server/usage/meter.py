@@ -60,7 +60,7 @@ class Meter:
 
     def _set(self, tokens: Tokens) -> None:
         added, self.tokens = tokens - self.tokens, tokens
-        if added != Tokens():
+        if added.prompt or added.output:
             self._tell(added)
 
 

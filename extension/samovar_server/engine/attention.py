@@ -5,6 +5,10 @@ in which every (row, kv head) is a product of its own, and masked keys add exact
 the blocks of a fixed grid (`grid`), so that the shapes are the same however a prompt is cut into chunks.
 (Over a whole prompt, torch's CPU flash kernel splits rows between threads and gives the second thread's
 other bits; over a block it is given the same work each time.)
+
+A step that is `fused` promises no bits: it gives torch's attention a whole piece, or all that decodes, at
+once. The queries that share a kv head are its rows or its heads, so that its kernels for masked attention,
+which know no grouped heads, read keys and values where they are.
 """
 
 from __future__ import annotations
@@ -60,12 +64,17 @@ class Settings(NamedTuple):
     softcap: float | None
     sinks: Tensor | None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is attention that torch's own knows."""
+        return self.softcap is None and self.sinks is None
+
 
 def attend_rows(query: Tensor, key: Tensor, value: Tensor, step: Step, settings: Settings) -> Tensor:
     """query [tokens, heads, head_dim], scaled; key and value as in `attend`; [tokens, heads, head_dim]."""
     done = step.decoded
     if step.decoding is not None:
-        decoded = _decode(query[:done], key, value, step.decoding, settings)
+        decoded = _decode(query[:done], key, value, step.decoding, settings, fused=step.fused)
         if not step.pieces:
             return decoded
     out = query.new_empty(*query.shape[:2], value.shape[-1])
@@ -78,7 +87,9 @@ def attend_rows(query: Tensor, key: Tensor, value: Tensor, step: Step, settings:
     return out
 
 
-def _decode(query: Tensor, key: Tensor, value: Tensor, decoding: Decoding, settings: Settings) -> Tensor:
+def _decode(
+    query: Tensor, key: Tensor, value: Tensor, decoding: Decoding, settings: Settings, *, fused: bool
+) -> Tensor:
     """query [n, heads, head_dim], one for each decoding slot; returns the like."""
     _, heads, head_dim = query.shape
     kv_heads = key.shape[1]
@@ -90,7 +101,11 @@ def _decode(query: Tensor, key: Tensor, value: Tensor, decoding: Decoding, setti
     seen_keys, seen_values = key[slots, :, : decoding.length], value[slots, :, : decoding.length]
     sinks = None if settings.sinks is None else settings.sinks.view(kv_heads, -1, 1)
     mask = decoding.mask(settings.window, query)
-    out = _weighted(grouped, seen_keys, seen_values, mask, settings.softcap, sinks).flatten(1, 2)
+    if fused and settings.is_plain:
+        out = scaled_dot_product_attention(grouped, seen_keys, seen_values, attn_mask=mask, scale=1.0)
+    else:
+        out = _weighted(grouped, seen_keys, seen_values, mask, settings.softcap, sinks)
+    out = out.flatten(1, 2)
     return out if decoding.rows is None else out[decoding.rows]
 
 
@@ -104,6 +119,10 @@ def _prefill(
     out: Tensor,
 ) -> None:
     """query and out [n, heads, head_dim], out being filled; key and value [kv_heads, length, head_dim]."""
+    if step.fused and settings.is_plain:
+        mask = step.mask(piece.start, piece.end, settings.window, query)
+        out.copy_(_attend_piece(query, key[:, : piece.end], value[:, : piece.end], mask))
+        return
     start = piece.start
     while start < piece.end:
         end = min(block_end(start), piece.end)
@@ -113,12 +132,22 @@ def _prefill(
         start = end
 
 
+def _attend_piece(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """As `_attend_block`, in one call: the kv heads are its batch, and the queries' groups its heads."""
+    kv_heads = key.shape[0]
+    grouped = query.unflatten(1, (kv_heads, -1)).permute(1, 2, 0, 3)
+    shape = (-1, grouped.shape[1], -1, -1)
+    keys, values = key[:, None].expand(shape), value[:, None].expand(shape)
+    attended = scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=1.0)
+    return attended.permute(2, 0, 1, 3).flatten(1, 2)
+
+
 def _attend_block(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, settings: Settings) -> Tensor:
     """query [n, heads, head_dim]; key and value [kv_heads, length, head_dim]; mask [n, length]."""
     n, heads, head_dim = query.shape
     kv_heads = key.shape[0]
     query = query.transpose(0, 1)
-    if settings.softcap is None and settings.sinks is None:  # what torch's own attention knows
+    if settings.is_plain:
         attended = scaled_dot_product_attention(
             query[None], key[None], value[None], attn_mask=mask, scale=1.0, enable_gqa=heads != kv_heads
         )[0]

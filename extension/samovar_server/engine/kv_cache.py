@@ -2,7 +2,9 @@
 
 Each layer holds [rows, kv_heads, length, head_dim]. A step writes its keys and values at (row, position),
 and its attention reads the buffers where they are, so nothing is copied. In main memory a buffer's pages are
-taken when they are written to: what is reserved for long texts and unused costs nothing.
+taken when they are written to: what is reserved for long texts and unused costs nothing. On a GPU that is
+not so, and growing would need room for old and new at once; so there buffers are `fixed`: taken whole at the
+first step, which is part of the load. They keep their addresses, as the graphs of decode steps need it.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class SlotLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Take heads, head size, dtype and device from the first keys and values that come in."""
-        rows, length = self.cache.rows, self.cache.length
+        rows, length = self.cache.rows, self.cache.length + self.cache.spare
         self.keys = zeros(key_states, rows, key_states.shape[1], length, key_states.shape[3])
         self.values = zeros(value_states, rows, value_states.shape[1], length, value_states.shape[3])
         self.is_initialized = True
@@ -74,7 +76,7 @@ class SlotLayer(CacheLayerMixin):
         for buffer, states in ((self.keys, keys), (self.values, values)):
             done = step.decoded
             if step.decoding is not None:
-                buffer[step.decoding.slots, :, step.decoding.positions] = states[:done]
+                buffer[step.decoding.slots, :, step.decoding.places] = states[:done]
             for piece in step.pieces:
                 size = len(piece.tokens)
                 buffer[piece.slot, :, piece.start : piece.end] = states[done : done + size].transpose(0, 1)
@@ -96,10 +98,16 @@ class SlotLayer(CacheLayerMixin):
 class SlotCache(Cache):
     """The layers, their common size, and the step that is being run."""
 
-    def __init__(self, layers: int, slots: int, context_length: int) -> None:
-        """`slots` rows of `context_length` positions are the most this cache grows to."""
-        self.rows = min(4, slots)
-        self.length = min(LENGTH_BUCKET, context_length)
+    def __init__(self, layers: int, slots: int, context_length: int, *, fixed: bool = False) -> None:
+        """`slots` rows of `context_length` positions are the most this cache grows to.
+
+        If it is `fixed` it has them at once, and behind them one spare position in each row, at `length`:
+        there is written what nobody reads.
+        """
+        self.rows = slots if fixed else min(4, slots)
+        self.length = context_length if fixed else min(LENGTH_BUCKET, context_length)
+        self.spare = 1 if fixed else 0
+        self.fixed = fixed
         self.slots = slots
         self.context_length = context_length
         self.filled = [0] * slots
@@ -135,8 +143,7 @@ class SlotCache(Cache):
         """Bytes still to come until `tokens` are held (None: all rows at full length)."""
         if not self.nbytes():
             return 0
-        in_main_memory = self.layers[0].keys.device.type == "cpu"
-        held = sum(self.filled) if in_main_memory else self.rows * self.length
+        held = self.rows * self.length if self.fixed else sum(self.filled)
         wanted = self.slots * self.context_length if tokens is None else tokens
         return self.nbytes() * max(wanted - held, 0) // (self.rows * self.length)
 

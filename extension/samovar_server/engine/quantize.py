@@ -41,13 +41,14 @@ def prepare_linears(model: Any, quantization: str, device: torch.device) -> None
         "int4": (Int4Linear, Int8Linear),
         "nf4": (bnb.Nf4Linear, packed),
     }[quantization]
-    if body is as_it_is:
+    if body is as_it_is and device.type == "cpu":
         return
     output = model.get_output_embeddings()
-    to_linears(model)
+    if body is not as_it_is:
+        to_linears(model)
     replace_linears(model, lambda linear: (head if linear is output else body)(linear))
+    make_lean(model)
     if device.type == "cpu":
-        make_lean(model)
         _let_go_of_the_file(model)
 
 

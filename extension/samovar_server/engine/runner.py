@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from samovar_server.engine.adapters import Adapter, Rows, applied
+from samovar_server.engine.graphs import Capture, Graphs
 from samovar_server.engine.kv_cache import SlotCache
-from samovar_server.engine.step import Decoding, Logits, NewToken, Piece, Step
+from samovar_server.engine.step import Decoding, Logits, NewToken, Piece, Step, moved
 
 LENGTH_STEP = 64
 """Decode attends to a multiple of this many positions, so that few shapes occur."""
@@ -59,14 +60,23 @@ class Runner(ModelRunner):
 
     resumes = True
 
-    def __init__(self, model: Any, slots: int, context_length: int) -> None:
-        """`model` is a transformers causal language model loaded with the engine's attention."""
+    def __init__(
+        self, model: Any, slots: int, context_length: int, *, capture: Capture | None = None
+    ) -> None:
+        """`model` is a transformers causal language model loaded with the engine's attention.
+
+        With a `capture` steps that only decode become graphs.
+        """
         self.model = model
         self.device: torch.device = model.device
         self.slots = slots
         self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
         layers = model.config.get_text_config().num_hidden_layers
-        self.cache = SlotCache(layers, slots, context_length)
+        self._fused = capture is not None or self.device.type != "cpu"
+        self.cache = SlotCache(layers, slots, context_length, fixed=self._fused)
+        self._graphs = None
+        if capture is not None:
+            self._graphs = Graphs(self._graphed, capture, self.cache, self.device)
 
     @torch.inference_mode()
     def run(self, tokens: Seq[NewToken], pieces: Seq[Piece]) -> Tensor:
@@ -75,7 +85,11 @@ class Runner(ModelRunner):
         ends += [(piece.slot, piece.end) for piece in pieces]
         self.cache.reserve(ends)
         adapted = self._adapted(tokens, pieces)
-        step = self.cache.step = Step(self._decoding(tokens), pieces, bool(adapted))
+        if self._graphs is not None and not pieces and not adapted:
+            decoded = self._graphs.run(tokens)
+            if decoded is not None:
+                return decoded
+        slots = [token.slot for token in tokens]
         ids = [token.token for token in tokens]
         positions = [token.position for token in tokens]
         wanted = list(range(len(tokens)))
@@ -84,17 +98,30 @@ class Runner(ModelRunner):
             positions += range(piece.start, piece.end)
             wanted += range(len(ids) - piece.rows, len(ids))
         # A model must give some logits; those of a piece that wants none go unread.
-        keep = torch.tensor(wanted or [len(ids) - 1], device=self.device)
+        index, row, places, keep = moved([slots, ids, positions, wanted or [len(ids) - 1]], self.device)
+        decoding = None
+        if tokens:
+            length = self._attended(max(token.position for token in tokens) + 1)
+            decoding = Decoding.of(slots, index, places[: len(slots)], length)
         with applied(adapted):
-            logits: Tensor = self.model(
-                input_ids=torch.tensor([ids], device=self.device),
-                position_ids=torch.tensor([positions], device=self.device),
-                past_key_values=self.cache,
-                use_cache=True,
-                slot_step=step,
-                **({"logits_to_keep": keep} if self._keeps else {}),
-            ).logits[0]
+            logits = self._forward(row, places, Step(decoding, pieces, bool(adapted), self._fused), keep)
         return (logits if self._keeps else logits[keep])[: len(wanted)]
+
+    def _graphed(self, tokens: Tensor, decoding: Decoding) -> Tensor:
+        return self._forward(tokens, decoding.positions, Step(decoding, (), fused=True), None)
+
+    def _forward(self, tokens: Tensor, positions: Tensor, step: Step, keep: Tensor | None) -> Tensor:
+        """Logits [rows, vocabulary] of the tokens in `keep`, where the model can choose, or of all."""
+        self.cache.step = step
+        logits: Tensor = self.model(
+            input_ids=tokens[None],
+            position_ids=positions[None],
+            past_key_values=self.cache,
+            use_cache=True,
+            slot_step=step,
+            **({"logits_to_keep": keep} if self._keeps and keep is not None else {}),
+        ).logits[0]
+        return logits
 
     def _adapted(self, tokens: Seq[NewToken], pieces: Seq[Piece]) -> dict[Adapter, Rows]:
         """The adapters in use, each with its tokens' places in the row of the step."""
@@ -110,16 +137,12 @@ class Runner(ModelRunner):
         return {
             adapter: slice(rows[0], rows[-1] + 1)
             if rows[-1] - rows[0] < len(rows)
-            else torch.tensor(rows, device=self.device)
+            else moved([rows], self.device)[0]
             for adapter, rows in places.items()
         }
 
-    def _decoding(self, tokens: Seq[NewToken]) -> Decoding | None:
-        if not tokens:
-            return None
-        seen = max(token.position for token in tokens) + 1
-        length = min(-(-seen // LENGTH_STEP) * LENGTH_STEP, self.cache.length)
-        return Decoding.of(tokens, length, self.device)
+    def _attended(self, seen: int) -> int:
+        return min(-(-seen // LENGTH_STEP) * LENGTH_STEP, self.cache.length)
 
     @torch.inference_mode()
     def copy_prefix(self, source: int, target: int, length: int) -> None:

@@ -17,6 +17,7 @@ from tornado import web
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
+from samovar_server.engine import gpu
 from samovar_server.engine.adapters import Adapters
 from samovar_server.engine.compute import ComputeThread
 from samovar_server.engine.core import Delivery, Engine
@@ -25,6 +26,7 @@ from samovar_server.engine.embeddings import EmbeddingService
 from samovar_server.engine.exactness import why_not_exact
 from samovar_server.engine.fallback import FallbackRunner
 from samovar_server.engine.grammar import Grammars
+from samovar_server.engine.graphs import cuda_capture
 from samovar_server.engine.loading import load
 from samovar_server.engine.routes import application
 from samovar_server.engine.runner import ModelRunner, Runner
@@ -87,7 +89,7 @@ class Serving:
         """What the model takes, with what its KV cache is counted with and has not come to take yet."""
         growth = self.runner.growth_bytes(self.spec.kv_tokens)
         if self.runner.device.type == "cuda":
-            return torch.cuda.memory_allocated(self.runner.device) + growth
+            return gpu.taken_bytes(self.runner.device) + growth
         return resident_bytes() + growth
 
     def listen(self) -> int:
@@ -159,7 +161,7 @@ class EmbeddingServing:
     def memory_bytes(self) -> int:
         """What the model takes."""
         if self.embedder.model.device.type == "cuda":
-            return torch.cuda.memory_allocated(self.embedder.model.device)
+            return gpu.taken_bytes(self.embedder.model.device)
         return resident_bytes()
 
     def listen(self) -> int:
@@ -183,6 +185,7 @@ def prepare(spec: WorkerSpec, report: Report) -> Serving | EmbeddingServing:
     `report` is called on the compute thread, where all of it is done.
     """
     compute = ComputeThread()
+    compute.call(gpu.settle_on, torch.device(spec.device)).result()
     if makes_embeddings(Path(spec.model_path)):
         return compute.call(prepare_embeddings, spec, report, compute).result()
     return compute.call(prepare_generating, spec, report, compute).result()
@@ -195,7 +198,9 @@ def prepare_generating(spec: WorkerSpec, report: Report, compute: ComputeThread)
     began = time.monotonic()
     runner: ModelRunner
     if loaded.in_slots:
-        runner = Runner(loaded.model, spec.slots, loaded.context_length)
+        device = loaded.model.device
+        capture = cuda_capture(device) if device.type == "cuda" else None
+        runner = Runner(loaded.model, spec.slots, loaded.context_length, capture=capture)
     else:
         runner = FallbackRunner(loaded.model, loaded.context_length)
     # The first run of each kind sets up kernels and buffers; a user's first token need not wait for it.
@@ -206,6 +211,7 @@ def prepare_generating(spec: WorkerSpec, report: Report, compute: ComputeThread)
     inexact = why_not_exact(loaded.model) if loaded.in_slots else None
     if inexact is not None:
         log.info("%s is not exact in company, because %s", spec.model_name, inexact)
+    gpu.give_back(runner.device)
     seconds = {"weights": loaded.seconds, "warmup": time.monotonic() - began}
     report("warmup", 1.0)
     return Serving(
@@ -219,6 +225,7 @@ def prepare_embeddings(spec: WorkerSpec, report: Report, compute: ComputeThread)
     report("warmup", 0.0)
     began = time.monotonic()
     embedder.embed([0, 0])
+    gpu.give_back(embedder.model.device)
     report("warmup", 1.0)
     seconds = {"weights": embedder.seconds, "warmup": time.monotonic() - began}
     return EmbeddingServing(spec, embedder, compute, seconds)

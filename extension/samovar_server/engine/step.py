@@ -60,6 +60,9 @@ class Piece:
 class Decoding:
     """The decoding part of a step: one query for each of `slots` [n], at `positions` [n].
 
+    Their keys and values are written at `places` [n], which are the positions, but for rows of a graph that
+    stand for nobody.
+
     Attention runs over all slots from `first` to `last` (exclusive) and over the first `length` positions,
     a bucket that holds all queries. `rows` [n] are the queries' places among those slots, or None when
     there is one for each, in order.
@@ -67,6 +70,7 @@ class Decoding:
 
     slots: Tensor
     positions: Tensor
+    places: Tensor
     first: int
     last: int
     length: int
@@ -74,14 +78,11 @@ class Decoding:
     masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, tokens: Seq[NewToken], length: int, device: torch.device) -> Decoding:
-        """That of `tokens`, in their order."""
-        slots = [token.slot for token in tokens]
+    def of(cls, slots: Seq[int], index: Tensor, positions: Tensor, length: int) -> Decoding:
+        """That of new tokens for `slots`, which are in `index`, too."""
         first, last = min(slots), max(slots) + 1
         whole = slots == list(range(first, last))
-        index = torch.tensor(slots, device=device)
-        positions = torch.tensor([token.position for token in tokens], device=device)
-        return cls(index, positions, first, last, length, None if whole else index - first)
+        return cls(index, positions, positions, first, last, length, None if whole else index - first)
 
     def mask(self, window: int | None, like: Tensor) -> Tensor:
         """Additive mask [slots, 1, 1, length]; computed once a step for each window size."""
@@ -109,8 +110,9 @@ class Rotary:
     @classmethod
     def of(cls, cos: Tensor, sin: Tensor) -> Rotary:
         """From transformers' [1, tokens, head_dim]."""
-        signs = torch.tensor([[-1], [1]], dtype=sin.dtype, device=sin.device)
-        return cls(cos[0].unflatten(-1, (2, -1))[:, None], (sin[0].unflatten(-1, (2, -1)) * signs)[:, None])
+        signed = sin[0].unflatten(-1, (2, -1)).clone()
+        signed[:, 0].neg_()
+        return cls(cos[0].unflatten(-1, (2, -1))[:, None], signed[:, None])
 
     def turn(self, heads: Tensor) -> Tensor:
         """heads [tokens, n, head_dim] at their positions."""
@@ -122,12 +124,15 @@ class Rotary:
 class Step:
     """A forward pass: the decoding part, if any, and the pieces behind it.
 
-    In one that is `adapted`, layers have hooks by which adapters add to their outputs.
+    In one that is `adapted`, layers have hooks by which adapters add to their outputs. In one that is
+    `fused`, attention is left to torch's fused kernels wherever they know it: quicker on a GPU, and without a
+    promise of bits.
     """
 
     decoding: Decoding | None
     pieces: Seq[Piece]
     adapted: bool = False
+    fused: bool = False
     masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
     _rotary: tuple[Tensor, Rotary] | None = None
 
@@ -154,6 +159,14 @@ class Step:
         """The sliding windows that layers asked for; None is unlimited attention."""
         decoding = set() if self.decoding is None else set(self.decoding.masks)
         return decoding | {window for _, _, window in self.masks}
+
+
+def moved(numbers: Seq[Seq[int]], device: torch.device) -> list[Tensor]:
+    """Each of the lists as a tensor on `device`, all brought there by one copy that nobody waits for."""
+    together = torch.tensor([number for part in numbers for number in part])
+    if device.type == "cuda":  # from pinned memory, which is not used again before the copy is done
+        together = together.pin_memory()
+    return list(together.to(device, non_blocking=True).split([len(part) for part in numbers]))
 
 
 def _mask(queries: Tensor, keys: Tensor, window: int | None, like: Tensor) -> Tensor:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import httpx
 
@@ -39,23 +40,46 @@ class LongArrival:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """The median of what rounds have shown, and the quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """Of one value at least."""
+        return cls(statistics.median(values), percentile(values, 0.25), percentile(values, 0.75))
+
+
+@dataclass(frozen=True)
+class Paired:
+    """One measure, at the worker itself and through Jupyter's /v1: the two of a round side by side."""
+
+    direct: Sequence[float]
+    through: Sequence[float]
+
+    @property
+    def loss(self) -> Spread:
+        """The share of it that the gateway costs, round by round."""
+        return Spread.of([1 - through / direct for direct, through in self._rounds()])
+
+    @property
+    def more(self) -> Spread:
+        """What the gateway adds to it, round by round."""
+        return Spread.of([through - direct for direct, through in self._rounds()])
+
+    def _rounds(self) -> Iterator[tuple[float, float]]:
+        return zip(self.direct, self.through, strict=True)
+
+
+@dataclass(frozen=True)
 class Gateway:
-    """The same load through Jupyter's /v1 and at the worker itself: medians of alternating rounds."""
+    """What the gateway costs: tokens per second by load, and the seconds to the first token of one client."""
 
-    through_tokens_per_second: float
-    direct_tokens_per_second: float
-    through_ttft: float
-    direct_ttft: float
-
-    @property
-    def throughput_loss(self) -> float:
-        """The share of throughput that the gateway costs."""
-        return 1 - self.through_tokens_per_second / self.direct_tokens_per_second
-
-    @property
-    def ttft_cost(self) -> float:
-        """Seconds that the gateway adds to the time to first token."""
-        return self.through_ttft - self.direct_ttft
+    speeds: Mapping[str, Paired]
+    ttft: Paired
 
 
 async def long_arrival(
@@ -102,26 +126,39 @@ def gaps_between(streams: Sequence[Stream], begin: float, end: float) -> list[fl
 
 
 async def gateway(
-    client: httpx.AsyncClient, through: Endpoint, direct: Endpoint, *, rounds: int, max_tokens: int
+    client: httpx.AsyncClient, through: Endpoint, direct: Endpoint, *, loads: Sequence[Scenario], rounds: int
 ) -> Gateway:
-    """Load both in turn, so that what else the machine does meets them alike."""
-    speeds: dict[str, list[float]] = {through.url: [], direct.url: []}
-    firsts: dict[str, list[float]] = {through.url: [], direct.url: []}
+    """Load both in turn, in many short rounds; `rounds` should be even."""
+
+    async def first_token(side: str, endpoint: Endpoint, number: int) -> float:
+        prompt = f"{side} {text_of_length(f'first {number}', 12)}"
+        first = (await complete(client, endpoint, prompt, 1)).first_token
+        assert first is not None, "a prompt was answered without a token"
+        return first
+
+    speeds = {}
+    for load in loads:
+
+        async def speed(side: str, endpoint: Endpoint, number: int, load: Scenario = load) -> float:
+            # By their first word neither side finds the other's prompts in the cache.
+            prompts = [f"{side} {prompt}" for prompt in load.prompts(f"gateway {number}")]
+            measured = await run(client, endpoint, prompts, load.max_tokens, LIMIT)
+            return measured.tokens / measured.seconds
+
+        speeds[load.name] = await by_turns(direct, through, rounds, speed)
+    return Gateway(speeds, await by_turns(direct, through, 3 * rounds, first_token))
+
+
+async def by_turns(
+    direct: Endpoint,
+    through: Endpoint,
+    rounds: int,
+    measure: Callable[[str, Endpoint, int], Awaitable[float]],
+) -> Paired:
+    """`measure` both in each round. Who is first changes, so that what drifts meanwhile meets both alike."""
+    found: dict[str, list[float]] = {"direct": [], "through": []}
     for number in range(rounds):
-        # Every other round the other way round, so that neither is always the first.
-        for endpoint in (through, direct) if number % 2 else (direct, through):
-            load = Scenario(f"gateway {number} {endpoint.url}", 4, 40, max_tokens)
-            measured = await run(client, endpoint, load.prompts("gateway"), max_tokens, LIMIT)
-            speeds[endpoint.url].append(measured.tokens / measured.seconds)
-    for number in range(4 * rounds):
-        for endpoint in (through, direct) if number % 2 else (direct, through):
-            prompt = text_of_length(f"first {number} {endpoint.url}", 12)
-            first = (await complete(client, endpoint, prompt, 1)).first_token
-            assert first is not None, "a prompt was answered without a token"
-            firsts[endpoint.url].append(first)
-    return Gateway(
-        through_tokens_per_second=statistics.median(speeds[through.url]),
-        direct_tokens_per_second=statistics.median(speeds[direct.url]),
-        through_ttft=statistics.median(firsts[through.url]),
-        direct_ttft=statistics.median(firsts[direct.url]),
-    )
+        sides = [("direct", direct), ("through", through)]
+        for side, endpoint in sides if number % 2 else reversed(sides):
+            found[side].append(await measure(side, endpoint, number))
+    return Paired(**found)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import median, quantiles
 
 from tests.benchmarks.measures import Row, percentile
+from tests.benchmarks.own import Gateway
 from tests.benchmarks.plot import memory, throughput, waits
 from tests.benchmarks.results import (
     DOCS,
@@ -187,21 +188,14 @@ def serving_sections(serving: Serving) -> Iterator[str]:
         )
     if serving.gateway:
         yield "### What the gateway costs\n"
-        yield "The same load at the worker itself and through Jupyter's `/v1`, in turn.\n"
+        yield (
+            "The same loads at the worker itself and through Jupyter's `/v1`, in many short rounds by turns, "
+            "the other first in every other round. The medians of both, and of what the gateway costs within "
+            "a round, with its quartiles.\n"
+        )
         yield table(
-            ["server", "tok/s direct", "through /v1", "loss", "TTFT direct ms", "through /v1", "more ms"],
-            (
-                [
-                    name,
-                    f"{both.direct_tokens_per_second:.1f}",
-                    f"{both.through_tokens_per_second:.1f}",
-                    f"{both.throughput_loss:.1%}",
-                    f"{1000 * both.direct_ttft:.1f}",
-                    f"{1000 * both.through_ttft:.1f}",
-                    f"{1000 * both.ttft_cost:.1f}",
-                ]
-                for name, both in serving.gateway.items()
-            ),
+            ["server", "", "direct", "through /v1", "cost"],
+            [row for name, both in serving.gateway.items() for row in gateway_rows(name, both)],
         )
     yield "### Targets\n"
     yield table(["target", "measured", ""], verdicts(serving))
@@ -214,6 +208,27 @@ def cells(row: Row) -> list[str]:
         f"{at_least(row.ttft_p50, row)} / {at_least(row.ttft_p95, row)}",
         f"{ms(row.gap_p50)} / {ms(row.gap_p95)}",
         f"{row.output_tokens / row.clients:.0f}",
+    ]
+
+
+def gateway_rows(server: str, found: Gateway) -> Iterator[list[str]]:
+    """What the gateway costs `server`, measure by measure."""
+    for load, speed in found.speeds.items():
+        loss = speed.loss
+        yield [
+            server,
+            f"tok/s, {load}",
+            f"{median(speed.direct):.1f}",
+            f"{median(speed.through):.1f}",
+            f"{loss.median:.1%} ({loss.low:.1%} to {loss.high:.1%})",
+        ]
+    ttft, more = found.ttft, found.ttft.more
+    yield [
+        server,
+        "TTFT ms",
+        f"{1000 * median(ttft.direct):.1f}",
+        f"{1000 * median(ttft.through):.1f}",
+        f"{1000 * more.median:.1f} ms ({1000 * more.low:.1f} to {1000 * more.high:.1f})",
     ]
 
 

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from tests.benchmarks.measures import Row
-from tests.benchmarks.own import Gateway, LongArrival
+from tests.benchmarks.own import Gateway, LongArrival, Paired
 
 DOCS = Path(__file__).parents[2] / "docs" / "benchmarks"
 SERVING, FIRST_TOKEN, LM_EVAL = "serving.json", "first_token.json", "lm_eval.json"
@@ -135,8 +135,13 @@ def read_serving() -> Serving | None:
         rows=[Row(**row) for row in found["rows"]],
         skipped=found["skipped"],
         long_arrival={name: LongArrival(**values) for name, values in found["long_arrival"].items()},
-        gateway={name: Gateway(**values) for name, values in found["gateway"].items()},
+        gateway={name: gateway_of(values) for name, values in found["gateway"].items()},
     )
+
+
+def gateway_of(values: Mapping[str, Any]) -> Gateway:
+    speeds = {load: Paired(**pairs) for load, pairs in values["speeds"].items()}
+    return Gateway(speeds, Paired(**values["ttft"]))
 
 
 def read_first_token() -> list[FirstToken]:

@@ -64,3 +64,10 @@ def scenarios(quick: bool) -> list[Scenario]:
         Scenario("long prompt, 4 clients", 4, 1000, 32),
         Scenario("shared prefix, 16 clients", 16, 500, 32, shared=460),
     ]
+
+
+def gateway_loads(quick: bool) -> list[Scenario]:
+    """What the gateway is measured with: short, since they are run many times by turns."""
+    if quick:
+        return [Scenario("2 clients", 2, 40, 4)]
+    return [Scenario("4 clients", 4, 40, 32), Scenario("16 clients", 16, 40, 24)]

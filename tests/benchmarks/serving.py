@@ -25,9 +25,9 @@ from tests.benchmarks.client import Endpoint, http_client, run
 from tests.benchmarks.measures import Row, summarise
 from tests.benchmarks.own import gateway, long_arrival
 from tests.benchmarks.processes import NotHereError
-from tests.benchmarks.report import cells, write_report
+from tests.benchmarks.report import cells, gateway_rows, write_report
 from tests.benchmarks.results import SERVING, Serving, machine, versions, write
-from tests.benchmarks.scenarios import Scenario, scenarios
+from tests.benchmarks.scenarios import Scenario, gateway_loads, scenarios
 from tests.benchmarks.servers import Served, Server, llamacpp, samovar, transformers_serve, vllm
 
 WARM_UP = Scenario("warm-up", 2, 60, 8)
@@ -92,9 +92,10 @@ async def measure_own(
         client, through, long_tokens=long_tokens, settle=settle
     )
     print(f"  long prompt while streams run: ITL p95 {long.stretch:.2f} times as long", flush=True)
-    rounds, max_tokens = (1, 4) if quick else (4, 48)
-    found.gateway[name] = both = await gateway(client, through, direct, rounds=rounds, max_tokens=max_tokens)
-    print(f"  gateway: {both.throughput_loss:.1%} of throughput, {1000 * both.ttft_cost:.1f} ms", flush=True)
+    loads, rounds = gateway_loads(quick), 2 if quick else 8
+    found.gateway[name] = both = await gateway(client, through, direct, loads=loads, rounds=rounds)
+    for row in gateway_rows(name, both):
+        print(f"  gateway: {', '.join(row[1:])}", flush=True)
 
 
 async def measure_load(

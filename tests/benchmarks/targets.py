@@ -39,15 +39,16 @@ def verdicts(serving: Serving) -> Iterator[list[str]]:
             long.stretch <= STRETCH,
         )
     for server, both in serving.gateway.items():
-        yield verdict(
-            f"{server}: the gateway costs less than {THROUGHPUT_LOSS:.0%} of throughput",
-            f"{both.throughput_loss:.1%}",
-            both.throughput_loss < THROUGHPUT_LOSS,
-        )
+        for load, speed in both.speeds.items():
+            yield verdict(
+                f"{server}: the gateway costs less than {THROUGHPUT_LOSS:.0%} of throughput, {load}",
+                f"{speed.loss.median:.1%}",
+                speed.loss.median < THROUGHPUT_LOSS,
+            )
         yield verdict(
             f"{server}: the gateway costs less than {1000 * TTFT_COST:g} ms of TTFT",
-            f"{1000 * both.ttft_cost:.1f} ms",
-            both.ttft_cost < TTFT_COST,
+            f"{1000 * both.ttft.more.median:.1f} ms",
+            both.ttft.more.median < TTFT_COST,
         )
 
 

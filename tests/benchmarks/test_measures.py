@@ -11,6 +11,7 @@ import pytest
 
 from tests.benchmarks.client import Endpoint, Run, Stream, run
 from tests.benchmarks.measures import percentile, summarise
+from tests.benchmarks.own import Gateway, Paired, Spread, gateway
 from tests.benchmarks.plot import throughput
 from tests.benchmarks.report import cell_section, serving_sections
 from tests.benchmarks.results import CellOverhead, Serving
@@ -83,6 +84,43 @@ def test_prompts_differ_from_their_first_words_unless_they_share_them(load: Scen
     beginnings = {prompt[:40] for prompt in prompts}
     assert len(beginnings) == (1 if load.shared else load.clients)
     assert not beginnings & {prompt[:40] for prompt in load.prompts("another time")}
+
+
+def test_the_gateway_is_judged_by_rounds_and_not_by_how_fast_the_machine_was_in_them() -> None:
+    speeds = Paired(direct=[100.0, 50.0, 200.0, 80.0], through=[96.0, 49.0, 198.0, 76.0])
+    assert speeds.loss == Spread(
+        median=pytest.approx(0.03), low=pytest.approx(0.01), high=pytest.approx(0.04)
+    )
+    ttft = Paired(direct=[0.040, 0.050], through=[0.046, 0.060])
+    serving = Serving("a machine", {}, gateway={"samovar int4": Gateway({"4 clients": speeds}, ttft)})
+    assert [row[1:] for row in verdicts(serving)] == [["3.0%", "reached"], ["8.0 ms", "**missed**"]]
+    report = "\n".join(serving_sections(serving))
+    assert "| samovar int4 | tok/s, 4 clients | 90.0 | 86.0 | 3.0% (1.0% to 4.0%) |" in report
+    assert "| samovar int4 | TTFT ms | 45.0 | 53.0 | 8.0 ms (6.0 to 10.0) |" in report
+
+
+def test_gateway_and_worker_are_asked_by_turns_and_never_the_same() -> None:
+    asked: list[tuple[str, str]] = []
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        asked.append((request.url.host, json.loads(request.content)["prompt"]))
+        event = {"choices": [{"text": "a"}], "usage": {"completion_tokens": 1, "prompt_tokens": 9}}
+        return httpx.Response(200, text=f"data: {json.dumps(event)}\n\ndata: [DONE]\n\n")
+
+    async def go() -> Gateway:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(serve)) as client:
+            through, direct = Endpoint("http://through/v1", "demo"), Endpoint("http://direct/v1", "demo")
+            loads = [Scenario("2 clients", 2, 40, 1)]
+            return await gateway(client, through, direct, loads=loads, rounds=2)
+
+    found = asyncio.run(go())
+    hosts = [host for host, _ in asked]
+    assert hosts[:8] == ["through"] * 2 + ["direct"] * 4 + ["through"] * 2
+    assert hosts[8:] == ["through", "direct", "direct", "through"] * 3
+    assert len({prompt for _, prompt in asked}) == len(asked)
+    assert len({prompt.split()[0] for host, prompt in asked if host == "direct"}) == 1
+    pairs = (found.speeds["2 clients"], found.ttft)
+    assert [(len(pair.direct), len(pair.through)) for pair in pairs] == [(2, 2), (6, 6)]
 
 
 def test_what_a_cell_adds_is_told_beside_the_aim() -> None:

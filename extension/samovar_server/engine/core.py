@@ -139,7 +139,7 @@ class Engine:
             seconds = time.perf_counter() - began
             self.stats.steps += 1
             self.stats.busy_seconds += seconds
-            self._pace = self._pace.after(seconds, decoded=bool(plan.decode), prefilled=plan.prefilled)
+            self._pace = self._pace.after(seconds, rows=len(plan.decode), prefilled=plan.prefilled)
 
     def _take_commands(self, *, wait: bool) -> bool:
         """Carry out what was asked meanwhile; False when the engine is to end."""

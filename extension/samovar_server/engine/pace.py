@@ -24,25 +24,32 @@ MOST_TOKENS = 256
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """`decode_seconds` is what a step takes that only decodes, None before the first; `tokens` are the
+    """`decode_seconds` is what a step takes that only decodes `rows`, None before the first; `tokens` are the
     prompt tokens that a step beside decoding may take, if one block of them is not more."""
 
     decode_seconds: float | None = None
+    rows: int = 0
     tokens: int = 64
 
-    def after(self, seconds: float, *, decoded: bool, prefilled: int) -> Pace:
-        """The pace after a step of `seconds` that decoded or not and took `prefilled` prompt tokens."""
-        if not decoded:
+    def after(self, seconds: float, *, rows: int, prefilled: int) -> Pace:
+        """The pace after a step of `seconds` that decoded `rows` and took `prefilled` prompt tokens."""
+        if not rows:
             return self
         if not prefilled:
-            before = self.decode_seconds if self.decode_seconds is not None else seconds
-            return replace(self, decode_seconds=before + SMOOTHING * (seconds - before))
+            before = self.decode_seconds
+            if before is None or rows != self.rows:
+                before = seconds
+            return replace(self, decode_seconds=before + SMOOTHING * (seconds - before), rows=rows)
         if self.decode_seconds is None:
             return self
-        spare = (STRETCH - 1) * self.decode_seconds
-        extra = max(seconds - self.decode_seconds, 1e-9)
+        # Rows that have come since the last step that only decoded are paid like so many prompt tokens:
+        # what they cost belongs to decoding, and allows more beside it.
+        newcomers = max(rows - self.rows, 0)
+        token_seconds = max(seconds - self.decode_seconds, 1e-9) / (prefilled + newcomers)
+        decode_seconds = self.decode_seconds + newcomers * token_seconds
+        spare = (STRETCH - 1) * decode_seconds
         filled = prefilled > self.tokens // 2  # the grid leaves less than half unused, a prompt's end more
-        if not filled and extra <= spare:
+        if not filled and prefilled * token_seconds <= spare:
             return self
-        fitting = int(min(prefilled * spare / extra, self.tokens + GROWTH, MOST_TOKENS)) // FINEST * FINEST
+        fitting = int(min(spare / token_seconds, self.tokens + GROWTH, MOST_TOKENS)) // FINEST * FINEST
         return replace(self, tokens=max(FINEST, fitting))

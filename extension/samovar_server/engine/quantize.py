@@ -6,7 +6,6 @@ as those of the packed float layers do. `nf4`, and `int8` on a GPU, are bitsandb
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -75,13 +74,13 @@ class Int8Linear(RowLinear):
     def multiply(self, rows: Tensor) -> Tensor:
         """See RowLinear."""
         x = rows.float()
-        step = torch.linalg.vector_norm(x, math.inf, dim=-1, keepdim=True).clamp_(min=TINY).div_(127)
+        step = x.abs().amax(-1, keepdim=True).clamp_(min=TINY).div_(127)
         x = x / step
         coarse = x.round()
-        fine = (x - coarse).mul_(FINER).round_()
+        fine = x.sub_(coarse).mul_(FINER).round_()
         sums = torch._int_mm(torch.cat([coarse, fine]).to(torch.int8), self.weight_t)
-        upper, lower = sums.chunk(2)
-        y = (upper + lower / FINER).mul_(self.scale).mul_(step)
+        upper, lower = sums.float().chunk(2)
+        y = torch.add(upper, lower, alpha=1 / FINER).mul_(self.scale).mul_(step)
         if self.bias is not None:
             y += self.bias
         return y.to(rows.dtype)

@@ -2,9 +2,11 @@
 
 Every step decodes one token for each sequence that is past its prompt, and beside them prefills waiting
 prompts, first come, first served, within a budget of tokens: one that `pace` keeps small enough while others
-decode, so that a long prompt stalls nobody, a large one otherwise. A sequence takes its slot when its turn
-to prefill comes, so that one with the same prompt as its forerunner (a further sample, say) finds that
-prefix computed.
+decode, so that a long prompt stalls nobody, a large one otherwise. A large one, too, when short prompts that
+could begin outnumber the sequences that decode: the few then wait a step for the many, once, where the many
+would wait several for the few, and all of them decode together from then on. A sequence takes its slot when
+its turn to prefill comes, so that one with the same prompt as its forerunner (a further sample, say) finds
+that prefix computed.
 
 Whose request comes when is the server's business; only sequences that it marks as `express` go before the
 others, into slots that are kept for them.
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import chain, islice, takewhile
 
 from samovar_server.engine.grid import WIDEST, cut
 from samovar_server.engine.pace import Pace
@@ -22,7 +25,9 @@ from samovar_server.engine.slots import Assignment, SlotPool
 from samovar_server.errors import QueueFull
 
 PREFILL_BUDGET_ALONE = 256
-"""Prompt tokens per step while nobody decodes."""
+"""Prompt tokens per step while nobody decodes, or while those who do are outnumbered by short prompts."""
+SHORT = 128
+"""The longest prompt for which others are let wait: at least two come in with a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +101,8 @@ class Scheduler:
         """The next step. Takes it for granted that the plan is carried out: first copies, then the rest."""
         decode = [sequence for sequence in self.running if sequence.phase is Phase.DECODE]
         decode.sort(key=lambda sequence: sequence.slot)  # neighbouring slots are computed without gaps
-        budget = pace.tokens if decode else PREFILL_BUDGET_ALONE
+        paced = decode and len(decode) >= self._beginners()
+        budget = pace.tokens if paced else PREFILL_BUDGET_ALONE
         chunks: list[Chunk] = []
         # The first chunk may be one block whatever the budget, or a prompt would never come in.
         while (not chunks or budget >= WIDEST) and (chunk := self._next_chunk(budget, chunks)) is not None:
@@ -123,9 +129,17 @@ class Scheduler:
         copies = assignment is not None and assignment.source != assignment.slot
         return Chunk(sequence, start, end, assignment if copies else None)
 
+    def _beginners(self) -> int:
+        """Short prompts that could be computed now, up to the first that is not short."""
+        coming = chain(
+            (sequence for sequence in self.running if sequence.phase is Phase.PREFILL),
+            islice(self.waiting, self._slots.free),
+        )
+        return sum(1 for _ in takewhile(lambda s: len(s.prompt) - s.prefilled <= SHORT, coming))
+
     def _next_waiting(self) -> Sequence | None:
         """Who may have a free slot now."""
-        if not self.waiting or not self._slots.has_free:
+        if not self.waiting or not self._slots.free:
             return None
         if (express := next((s for s in self.waiting if s.place.express), None)) is not None:
             return express

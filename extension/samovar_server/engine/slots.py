@@ -43,9 +43,9 @@ class SlotPool:
         self._releases = 0
 
     @property
-    def has_free(self) -> bool:
-        """Whether `acquire` can be called."""
-        return any(not slot.busy for slot in self.slots)
+    def free(self) -> int:
+        """How many slots `acquire` could give out."""
+        return sum(not slot.busy for slot in self.slots)
 
     def longest_prefix(self, prompt: Sequence[int], salt: str = "") -> tuple[Slot, int]:
         """The slot with most of `prompt`, free ones first, and how many tokens of it."""

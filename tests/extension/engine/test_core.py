@@ -100,6 +100,38 @@ def test_prompts_that_wait_together_are_computed_together() -> None:
     assert sum(bool(call.pieces) for call in bench.runner.calls) <= 2
 
 
+def beside(bench: Bench, decoding: int, prompts: list[list[int]]) -> list[int]:
+    """Prompt tokens of each step, from the first on that has some, of `prompts` that come to `decoding` ones."""
+    bench.runner.gate = threading.Semaphore(1000)
+    others = [bench.submit([90 + n], max_tokens=10_000) for n in range(decoding)]
+    for other in others:
+        assert other.some.wait(30)
+    bench.runner.gate = threading.Semaphore(0)
+    before = len(bench.runner.calls)
+    newcomers = [bench.submit(prompt, max_tokens=1) for prompt in prompts]
+    bench.runner.gate.release(1000)
+    for newcomer in newcomers:
+        assert newcomer.done.wait(30)
+    return [tokens for call in bench.runner.calls[before:] if (tokens := sum(call.pieces))]
+
+
+def test_many_short_prompts_do_not_wait_for_the_few_that_decode() -> None:
+    with Bench(slots=8) as bench:
+        assert beside(bench, 1, [[n] * 40 for n in range(6)]) == [240]
+
+
+@pytest.mark.parametrize(
+    ("decoding", "prompts"),
+    [(4, [[n] * 100 for n in range(2)]), (1, [[1] * 400, [2] * 10, [3] * 10])],
+    ids=["few short ones", "a long one is the first"],
+)
+def test_otherwise_those_that_decode_are_not_stalled(decoding: int, prompts: list[list[int]]) -> None:
+    with Bench(slots=8) as bench:
+        taken = beside(bench, decoding, prompts)
+    assert len(taken) > 1
+    assert max(taken) < 200
+
+
 def test_samples_of_one_prompt_share_its_computation() -> None:
     prompt = list(range(90))
     with Bench(slots=4) as bench:

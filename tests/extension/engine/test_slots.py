@@ -44,7 +44,7 @@ def test_slots_without_a_prefix_go_first_then_the_one_unused_longest() -> None:
     assert pool.acquire([5] * 40).slot == 2
     assert pool.acquire([6] * 40).slot == 1
     assert pool.acquire([7] * 40).slot == 0
-    assert not pool.has_free
+    assert pool.free == 0
 
 
 def test_a_prefix_is_found_under_its_own_salt_only() -> None:

@@ -15,7 +15,7 @@ from samovar_server.engine.graphs import Capture, Graphs
 from samovar_server.engine.kv_cache import SlotCache
 from samovar_server.engine.step import Decoding, Logits, NewToken, Piece, Step, moved
 
-LENGTH_STEP = 64
+LENGTH_STEP = 16
 """Decode attends to a multiple of this many positions, so that few shapes occur."""
 
 

@@ -101,7 +101,7 @@ def test_prompts_that_wait_together_are_computed_together() -> None:
 
 
 def beside(bench: Bench, decoding: int, prompts: list[list[int]]) -> list[int]:
-    """Prompt tokens of each step, from the first on that has some, of `prompts` that come to `decoding` ones."""
+    """Prompt tokens of each step that has some, when `prompts` come to `decoding` others."""
     bench.runner.gate = threading.Semaphore(1000)
     others = [bench.submit([90 + n], max_tokens=10_000) for n in range(decoding)]
     for other in others:

@@ -9,7 +9,7 @@ so neighbours change no bit of it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -75,19 +75,27 @@ def _splitmix(x: int) -> int:
 
 
 def sample(logits: Tensor, rows: Sequence[Row]) -> list[int]:
-    """One token id per row of `logits` [rows, vocabulary], which is left as it is."""
-    tokens: list[int] = logits.argmax(dim=-1).tolist()
+    """One token id per row of `logits` [rows, vocabulary], which is left as it is.
+
+    They are read at the end, all at once: a GPU would else be waited for in every row.
+    """
+    chosen = logits.argmax(dim=-1)
+    others: dict[int, Tensor] = {}
     for index, row in enumerate(rows):
+        adjusted = logits[index]
         if _needs_adjusting(row):
-            adjusted = adjust(logits[index], row)
-            tokens[index] = int(adjusted.argmax())
-        else:
-            adjusted = logits[index]
+            adjusted = adjust(adjusted, row)
+            others[index] = adjusted.argmax()
         if row.sampling.temperature > 0:
-            tokens[index] = _draw(adjusted, row.sampling, uniform(row.sampling.seed, len(row.output)))
+            others[index] = _draw(adjusted, row.sampling, uniform(row.sampling.seed, len(row.output)))
+    numbers = torch.cat([chosen, torch.stack([*others.values()])]) if others else chosen
+    tokens: list[int] = numbers.tolist()
+    for index, token in zip(others, tokens[len(rows) :], strict=True):
+        tokens[index] = token
+    for row, token in zip(rows, tokens, strict=False):
         if row.grammar is not None:
-            row.grammar.accept(tokens[index])
-    return tokens
+            row.grammar.accept(token)
+    return tokens[: len(rows)]
 
 
 def _needs_adjusting(row: Row) -> bool:
@@ -110,8 +118,9 @@ def adjust(logits: Tensor, row: Row) -> Tensor:
     """
     params = row.sampling
     logits = logits.float().clone()
-    for token, bias in params.logit_bias:
-        logits[token] += bias
+    if params.logit_bias:
+        tokens, biases = zip(*params.logit_bias, strict=True)
+        logits.index_add_(0, _ids(tokens, logits), torch.tensor(biases, device=logits.device))
     if params.repetition_penalty != 1:
         seen = _ids(set(row.prompt) | set(row.output), logits)
         values = logits[seen]
@@ -131,12 +140,12 @@ def adjust(logits: Tensor, row: Row) -> Tensor:
     return logits
 
 
-def _ids(tokens: set[int] | frozenset[int] | Counter[int], like: Tensor) -> Tensor:
+def _ids(tokens: Iterable[int], like: Tensor) -> Tensor:
     return torch.tensor(list(tokens), device=like.device)
 
 
-def _draw(logits: Tensor, params: SamplingParams, u: float) -> int:
-    """Invert the cumulative distribution of one row at `u`."""
+def _draw(logits: Tensor, params: SamplingParams, u: float) -> Tensor:
+    """Invert the cumulative distribution of one row at `u`; a token's id."""
     scaled = logits.float()
     # Subtracting the maximum first keeps a tiny temperature from overflowing.
     probabilities = torch.softmax((scaled - scaled.max()) / max(params.temperature, COLDEST), dim=-1)
@@ -145,11 +154,13 @@ def _draw(logits: Tensor, params: SamplingParams, u: float) -> int:
     if params.top_k == 0 and params.top_p >= 1:
         return _invert(probabilities, u)
     candidates, ids = _most_probable(probabilities, params.top_k, params.top_p)
-    return int(ids[_invert(candidates, u)])
+    return ids.take(_invert(candidates, u))
 
 
 def _most_probable(probabilities: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
     """The `top_k` most probable tokens, of those the fewest that reach `top_p` of their sum; and their ids.
+
+    Those beyond have the weight 0.
 
     top_p: Holtzman et al., The Curious Case of Neural Text Degeneration, 2020.
     """
@@ -157,20 +168,22 @@ def _most_probable(probabilities: Tensor, top_k: int, top_p: float) -> tuple[Ten
     limit = min(top_k, size) if top_k else size
     head = min(max(HEAD, top_k), size)
     values, ids = probabilities.topk(head, sorted=True)
-    if limit > head and float(values.double().sum()) < top_p * float(probabilities.double().sum()):
+    if limit > head and bool(values.double().sum() < top_p * probabilities.double().sum()):
         values, ids = probabilities.sort(descending=True, stable=True)
     values, ids = values[:limit], ids[:limit]
     if top_p >= 1:
         return values, ids
-    whole = float(values.double().sum()) if top_k else float(probabilities.double().sum())
+    whole = (values if top_k else probabilities).double().sum()
     before = values.double().cumsum(-1) - values.double()
     keep = before < top_p * whole
     keep[0] = True  # the product of a tiny top_p may be 0
-    return values[keep], ids[keep]
+    return values.masked_fill(~keep, 0), ids
 
 
-def _invert(weights: Tensor, u: float) -> int:
+def _invert(weights: Tensor, u: float) -> Tensor:
     """The first index whose cumulative weight exceeds `u` of the whole."""
     cumulative = weights.double().cumsum(-1)
-    index = int(torch.searchsorted(cumulative, u * float(cumulative[-1]), right=True))
-    return min(index, weights.shape[-1] - 1)
+    whole = cumulative[-1]
+    # Below the whole even where the product is rounded up to it: behind the last weight there may be zeros.
+    target = torch.minimum(u * whole, torch.nextafter(whole, torch.zeros_like(whole)))
+    return torch.searchsorted(cumulative, target, right=True).clamp_(max=weights.shape[-1] - 1)

@@ -122,6 +122,13 @@ class Engine:
         return len(self._scheduler.waiting)
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:
+            log.exception("A step of the engine failed")
+            self._on_failure(error)
+
+    def _work(self) -> None:
         idle = True
         while self._take_commands(wait=idle):
             with self._lock:
@@ -130,12 +137,7 @@ class Engine:
             if idle:
                 continue
             began = time.perf_counter()
-            try:
-                self._step(plan)
-            except Exception as error:
-                log.exception("A step of the engine failed")
-                self._on_failure(error)
-                return
+            self._step(plan)
             seconds = time.perf_counter() - began
             self.stats.steps += 1
             self.stats.busy_seconds += seconds

@@ -87,11 +87,15 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """Take a sequence out, wherever it stands; its slot is free from now on."""
+        """Take a sequence out, wherever it stands; its slot is free from now on.
+
+        One that found no place in the queue stands nowhere.
+        """
         if sequence.phase is Phase.FINISHED:
             return
         if sequence.phase is Phase.WAITING:
-            self.waiting.remove(sequence)
+            if sequence in self.waiting:
+                self.waiting.remove(sequence)
         else:
             self.running.remove(sequence)
             self._slots.release(sequence.slot)

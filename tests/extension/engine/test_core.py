@@ -9,8 +9,12 @@ import pytest
 import torch
 
 from samovar_server.engine.pace import MOST_TOKENS
+from samovar_server.engine.scheduler import Scheduler
+from samovar_server.engine.sequence import Sequence
+from samovar_server.engine.text import TextStream
 from samovar_server.errors import InvalidRequest, QueueFull, SamovarError
 from samovar_server.protocol.place import Place
+from samovar_server.protocol.sampling import SamplingParams
 from tests.extension.engine.helpers import Bench, Digits, expected, next_token
 
 
@@ -181,6 +185,36 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
         assert refused.value.retry_after == 1
         bench.runner.gate.release(1000)
         assert second.done.wait(30)
+
+
+def test_dropping_what_found_no_place_in_the_queue_harms_nobody() -> None:
+    with Bench(slots=1, max_queue=1) as bench:
+        bench.runner.gate = threading.Semaphore(1)
+        first = bench.submit([1], max_tokens=5)
+        assert first.some.wait(30)
+        second = bench.submit([2], max_tokens=1)
+        refused = sequence_of([3])
+        with pytest.raises(QueueFull):
+            bench.engine.submit(refused)
+        bench.engine.abort(refused)
+        bench.runner.gate.release(1000)
+        assert first.done.wait(30)
+        assert second.done.wait(30)
+        assert not bench.failure
+
+
+def test_a_failure_between_two_steps_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(scheduler: Scheduler, sequence: Sequence) -> None:
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(Scheduler, "remove", fail)
+    with Bench() as bench:
+        bench.engine.abort(sequence_of([1]))
+        assert bench.failed.wait(30)
+
+
+def sequence_of(prompt: list[int]) -> Sequence:
+    return Sequence(prompt, SamplingParams(temperature=0), 1, TextStream(Digits(), []), lambda output: None)
 
 
 def test_a_newcomer_goes_before_those_who_wait_into_a_slot_that_is_kept_for_him() -> None:

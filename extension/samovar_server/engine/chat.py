@@ -29,7 +29,9 @@ class ChatHandler(GeneratingHandler):
             constraint = await self.service.with_grammars(lambda grammars: constrain(request, grammars))
         generation = await self._generation(request, constraint)
         self.begin(generation)
-        envelope = ChatAnswer(request.model or self.service.model_name, self.service.vocabulary)
+        envelope = ChatAnswer(
+            request.model or self.service.model_name, self.service.vocabulary, request.include_usage
+        )
         choices = [Choice(constraint.parser()) for _ in range(request.n)]
         if request.stream:
             await self._stream(request, envelope, generation, choices)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from samovar_server.engine.generation import Generation, refuse_unknown, room_for
 from samovar_server.engine.handlers import GeneratingHandler
+from samovar_server.engine.offsets import TextOffsets, prompt_offsets
 from samovar_server.engine.sequence import Output, Sequence
 from samovar_server.errors import InvalidRequest
 from samovar_server.protocol.completions import (
@@ -14,8 +16,6 @@ from samovar_server.protocol.completions import (
     parse_completion_request,
 )
 from samovar_server.protocol.sampling import TokenScore
-
-Scored = list[tuple[int, TokenScore | None]]
 
 
 class CompletionsHandler(GeneratingHandler):
@@ -26,7 +26,9 @@ class CompletionsHandler(GeneratingHandler):
         request = parse_completion_request(self.request.body)
         generation = await self._generation(request)
         self.begin(generation)
-        envelope = CompletionAnswer(request.model or self.service.model_name, self.service.vocabulary)
+        envelope = CompletionAnswer(
+            request.model or self.service.model_name, self.service.vocabulary, request.include_usage
+        )
         if request.stream:
             await self._stream(request, envelope, generation)
         else:
@@ -88,42 +90,44 @@ class CompletionsHandler(GeneratingHandler):
         index: int,
         steps: list[Output],
     ) -> dict[str, Any]:
-        sequence = generation.sequences[index]
-        first = generation.sequences[index - index % request.samples]  # holds the prompt's scores
-        text = "".join(step.text for step in steps)
-        scored = _scored(steps)
-        if request.echo:
-            text = self._prompt_text(request, index) + text
-            scored = [*_prompt_scored(first), *scored]
-        logprobs = None if request.logprobs is None else answer.logprobs(scored, request.logprobs, 0)
-        choice = answer.choice(position, text, logprobs, steps[-1].finish_reason)
+        choice = self._begin(request, generation, index)
+        for step in steps:
+            choice.add(step)
+        whole = answer.choice(position, choice.text, choice.logprobs(answer), steps[-1].finish_reason)
         if request.prompt_logprobs is not None:
-            choice["prompt_logprobs"] = answer.prompt_logprobs(sequence.prompt, first.prompt_scores)
-        return choice
+            scores = _first_sample(request, generation, index).prompt_scores
+            whole["prompt_logprobs"] = answer.prompt_logprobs(scores, request.prompt_logprobs)
+        return whole
 
     async def _stream(
         self, request: CompletionRequest, answer: CompletionAnswer, generation: Generation
     ) -> None:
         self.open_stream()
-        offsets = [0] * len(generation.sequences)
-        begun = [False] * len(generation.sequences)
+        begun: dict[int, Choice] = {}
         async for index, output in generation.outputs():
-            text, scored = output.text, _scored([output])
-            if request.echo and not begun[index]:
-                first = generation.sequences[index - index % request.samples]
-                text = self._prompt_text(request, index) + text
-                scored = [*_prompt_scored(first), *scored]
-            begun[index] = True
-            logprobs = None
-            if request.logprobs is not None:
-                logprobs = answer.logprobs(scored, request.logprobs, offsets[index])
-                offsets[index] += sum(len(piece) for piece in logprobs["tokens"])
-            if text or scored or output.finish_reason is not None:
-                self.event(answer.chunk(answer.choice(index, text, logprobs, output.finish_reason)))
+            if index not in begun:
+                begun[index] = self._begin(request, generation, index)
+            choice = begun[index]
+            choice.add(output)
+            if choice.text or choice.scored or output.finish_reason is not None:
+                logprobs = choice.logprobs(answer)
+                self.event(answer.chunk(answer.choice(index, choice.text, logprobs, output.finish_reason)))
                 await self.flush()
+            choice.told()
         if request.include_usage or self.place.counted:
             self.event(answer.usage_chunk(generation.usage()))
         self.close_stream()
+
+    def _begin(self, request: CompletionRequest, generation: Generation, index: int) -> Choice:
+        """The choice before its first output: empty, or with `echo` the prompt."""
+        prompt = self._prompt_text(request, index) if request.echo else ""
+        choice = Choice(prompt, request.logprobs, TextOffsets(self.service.decoder, len(prompt)))
+        if request.echo and request.logprobs is not None:
+            sequence = _first_sample(request, generation, index)
+            # The first token has no score, as nothing stands before it.
+            choice.scored += zip(sequence.prompt, [None, *sequence.prompt_scores], strict=True)
+            choice.offsets += prompt_offsets(self.service.decoder, sequence.prompt, prompt)
+        return choice
 
     def _prompt_text(self, request: CompletionRequest, index: int) -> str:
         prompt = request.prompt[index // request.samples]
@@ -133,13 +137,38 @@ class CompletionsHandler(GeneratingHandler):
         return text
 
 
-def _scored(steps: list[Output]) -> Scored:
-    return [(step.score.token, step.score) for step in steps if step.score is not None]
+@dataclass(slots=True)
+class Choice:
+    """What of one choice was not told yet: its text, and its tokens with their scores and places in it.
+
+    `top` is how many alternatives were asked for; with None there are no scores.
+    """
+
+    text: str
+    top: int | None
+    places: TextOffsets
+    scored: list[tuple[int, TokenScore | None]] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+
+    def add(self, output: Output) -> None:
+        """What a step added."""
+        self.text += output.text
+        if self.top is not None and output.score is not None:
+            self.scored.append((output.score.token, output.score))
+            self.offsets.append(self.places.add(output.score.token))
+
+    def logprobs(self, answer: CompletionAnswer) -> dict[str, Any] | None:
+        """The `logprobs` object; None when it was not asked for."""
+        return None if self.top is None else answer.logprobs(self.scored, self.top, self.offsets)
+
+    def told(self) -> None:
+        """Forget what has been told."""
+        self.text, self.scored, self.offsets = "", [], []
 
 
-def _prompt_scored(sequence: Sequence) -> Scored:
-    """The prompt's tokens with their scores; the first has none, as nothing stands before it."""
-    return list(zip(sequence.prompt, [None, *sequence.prompt_scores], strict=False))
+def _first_sample(request: CompletionRequest, generation: Generation, index: int) -> Sequence:
+    """The sequence that holds the scores of the prompt of choice `index`."""
+    return generation.sequences[index - index % request.samples]
 
 
 def _mean_logprob(steps: list[Output]) -> float:

@@ -60,7 +60,9 @@ class Generation:
                     prompt=prompt,
                     sampling=request.sampling(stop_tokens, nth_seed(seed, sample)),
                     max_tokens=max_tokens,
-                    text=TextStream(decoder, request.stop, show_special=show_special),
+                    text=TextStream(
+                        decoder, request.stop, show_special=show_special, min_tokens=request.min_tokens
+                    ),
                     emit=partial(self._took, len(self.sequences)),
                     logprobs=logprobs,
                     prompt_logprobs=prompt_logprobs if sample == 0 else None,

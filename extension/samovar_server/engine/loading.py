@@ -51,7 +51,8 @@ def load(spec: WorkerSpec, report: Report) -> LoadedWeights:
     attention.register()
     config = _read_config(path, spec.model_name)
     context_length = _context_length(config, spec)
-    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    # Some models' settings have decoding "clean up" spaces, which changes text that is out already.
+    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, clean_up_tokenization_spaces=False)
     model = None
     obstacle = _obstacle(config)
     if obstacle is None:

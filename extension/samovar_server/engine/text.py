@@ -93,13 +93,17 @@ class StopStrings:
         self._held = ""
         self.found = False
 
-    def add(self, text: str) -> str:
-        """The text that is safe to show. The stop string and all behind it never are."""
+    def add(self, text: str, *, may_stop: bool = True) -> str:
+        """The text that is safe to show. The stop string and all behind it never are.
+
+        Where it may not stop, a stop string that `text` completes is none.
+        """
         if not self._stops:
             return text
-        text = self._held + text
-        hits = [at for stop in self._stops if (at := text.find(stop)) >= 0]
-        if hits:
+        held, text = len(self._held), self._held + text
+        places = [text.find(stop, max(0, held - len(stop) + 1)) for stop in self._stops]
+        hits = [place for place in places if place >= 0]
+        if hits and may_stop:
             self.found, self._held = True, ""
             return text[: min(hits)]
         keep = max(overlap(text, stop) for stop in self._stops)
@@ -122,11 +126,17 @@ def overlap(text: str, stop: str) -> int:
 
 
 class TextStream:
-    """A sequence's output as text: detokenised, cut at the first stop string."""
+    """A sequence's output as text: detokenised, cut at the first stop string behind `min_tokens` tokens.
 
-    def __init__(self, decoder: Decoder, stops: Sequence[str], *, show_special: bool = False) -> None:
+    As in vLLM, it is the token that completes a stop string which has to come behind them.
+    """
+
+    def __init__(
+        self, decoder: Decoder, stops: Sequence[str], *, show_special: bool = False, min_tokens: int = 0
+    ) -> None:
         self._detokenizer = Detokenizer(decoder, show_special=show_special)
         self._stops = StopStrings(stops)
+        self._owed = min_tokens
 
     @property
     def stopped(self) -> bool:
@@ -135,8 +145,10 @@ class TextStream:
 
     def add(self, token: int) -> str:
         """Text that can be shown after `token`."""
-        return self._stops.add(self._detokenizer.add(token))
+        self._owed -= 1
+        return self._stops.add(self._detokenizer.add(token), may_stop=self._owed < 0)
 
     def flush(self) -> str:
         """The rest of the text, once no token follows."""
-        return self._stops.add(self._detokenizer.flush()) + self._stops.flush()
+        rest = self._stops.add(self._detokenizer.flush(), may_stop=self._owed < 0)
+        return rest + self._stops.flush()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
@@ -112,32 +111,39 @@ class CompletionAnswer(Answer):
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
 
     def logprobs(
-        self, tokens: Sequence[tuple[int, TokenScore | None]], top: int, offset: int
+        self, tokens: Sequence[tuple[int, TokenScore | None]], top: int, offsets: Sequence[int]
     ) -> dict[str, Any]:
         """The `logprobs` object: parallel lists over `tokens`, the first of a prompt having no score.
 
-        `offset` is where in the choice's text the first token begins, in characters.
+        `offsets` are where in the choice's text the tokens begin, in characters.
         """
-        texts = [self.texts.text(token) for token, _ in tokens]
-        offsets = list(accumulate((len(text) for text in texts[:-1]), initial=offset))
         return {
-            "tokens": texts,
+            "tokens": [self._name(token) for token, _ in tokens],
             "token_logprobs": [None if score is None else score.logprob for _, score in tokens],
             "top_logprobs": [None if score is None else self._top(score, top) for _, score in tokens],
-            "text_offset": offsets[: len(texts)],
+            "text_offset": list(offsets),
         }
 
-    def prompt_logprobs(self, prompt: Sequence[int], scores: Sequence[TokenScore]) -> list[Any]:
-        """vLLM's `prompt_logprobs`: for each token but the first, its and the best tokens' scores by id."""
-        return [None, *(self._by_id(score) for score in scores)][: len(prompt)]
+    def prompt_logprobs(self, scores: Sequence[TokenScore], top: int) -> list[Any]:
+        """vLLM's `prompt_logprobs`: for each token but the first, its and the `top` ones' scores by id."""
+        return [None, *(self._by_id(score, top) for score in scores)]
 
     def _top(self, score: TokenScore, top: int) -> dict[str, float]:
-        best = {self.texts.text(token): logprob for token, logprob in score.top[:top]}
+        best = {self._name(token): logprob for token, logprob in score.top[:top]}
         # As OpenAI does, the token itself is always there, so there may be top + 1 entries.
-        return best | {self.texts.text(score.token): score.logprob}
+        return best | {self._name(score.token): score.logprob}
 
-    def _by_id(self, score: TokenScore) -> dict[str, Any]:
-        ranked = {token: (logprob, rank) for rank, (token, logprob) in enumerate(score.top, start=1)}
+    def _name(self, token: int) -> str:
+        """The token's text, or as OpenAI has it the bytes of a part of a character, which has no text."""
+        raw = self.texts.raw(token)
+        try:
+            bytes(raw).decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+        return self.texts.text(token)
+
+    def _by_id(self, score: TokenScore, top: int) -> dict[str, Any]:
+        ranked = {token: (logprob, rank) for rank, (token, logprob) in enumerate(score.top[:top], start=1)}
         ranked[score.token] = (score.logprob, score.rank)
         return {
             str(token): {"logprob": logprob, "rank": rank, "decoded_token": self.texts.text(token)}

@@ -46,7 +46,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The envelope that all events of an answer share: id, time, model."""
+    """The envelope that all events of an answer share: id, time, model.
+
+    `counted` streams end with the token counts; all their other events say that these are null.
+    """
 
     whole_object: ClassVar[str]
     chunk_object: ClassVar[str]
@@ -54,6 +57,7 @@ class Answer:
 
     model: str
     texts: TokenTexts
+    counted: bool = False
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -63,7 +67,8 @@ class Answer:
 
     def chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
         """One event of a stream."""
-        return self._envelope(self.chunk_object, [choice])
+        chunk = self._envelope(self.chunk_object, [choice])
+        return chunk | {"usage": None} if self.counted else chunk
 
     def usage_chunk(self, usage: Usage) -> dict[str, Any]:
         """The event `stream_options.include_usage` asks for: no choices, only the counts."""

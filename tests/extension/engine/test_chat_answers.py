@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
-import torch
 from llguidance import LLParserLimits
-from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
 
 from samovar_server.engine import grammar
-from samovar_server.engine.compute import ComputeThread
-from samovar_server.engine.core import Delivery, Engine
-from samovar_server.engine.grammar import Grammars
-from samovar_server.engine.routes import application
-from samovar_server.engine.service import Service
-from samovar_server.engine.vocabulary import Vocabulary
 from samovar_server.protocol.adapters import AdapterFolder
-from tests.extension.engine.helpers import RuleRunner
-from tests.extension.engine.tokenizers import CHAT_TEMPLATE, byte_level
+from tests.extension.engine.tokenizers import CHAT_TEMPLATE
+from tests.extension.engine.whim import ask, events
 
 HERMES = CHAT_TEMPLATE + '{# tools <tool_call> "arguments" #}'
 LLAMA = CHAT_TEMPLATE + "{# tools '\"parameters\": ' <|eot_id|> #}"
@@ -50,76 +39,13 @@ TOOLS: Any = [
 ]
 
 
-class Whim(RuleRunner):
-    """Any token of the tokenizer, by a hash of those before it."""
-
-    def __init__(self, slots: int, vocabulary: int) -> None:
-        super().__init__(slots)
-        self._vocabulary = vocabulary
-
-    def _logits(self, tokens: Any) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(hash(tuple(tokens)) % 2**31)
-        return torch.rand(self._vocabulary, generator=generator)
-
-
 def chat(
     template: str, *bodies: dict[str, Any], adapter: AdapterFolder | None = None
 ) -> list[httpx.Response]:
     """The worker's answers to `bodies`, asked all at once."""
-
-    async def ask() -> list[httpx.Response]:
-        tokenizer = byte_level(template)
-        engine = _engine(len(tokenizer), asyncio.get_running_loop().call_soon_threadsafe)
-        stop = frozenset({tokenizer.eos_token_id})
-        service = Service(
-            engine=engine,
-            tokenizer=tokenizer,
-            decoder=tokenizer,
-            vocabulary=Vocabulary(tokenizer, len(tokenizer)),
-            model_name="whim",
-            context_length=4096,
-            stop_tokens=stop,
-            secret="secret",
-            memory_bytes=lambda: 0,
-            inexact_because=None,
-            grammars=Grammars(tokenizer, len(tokenizer), stop),
-            adapters=None,
-        )
-        (socket,) = bind_sockets(0, "127.0.0.1")
-        server = HTTPServer(application(service))
-        server.add_sockets([socket])
-        url = f"http://127.0.0.1:{socket.getsockname()[1]}/v1/chat/completions"
-        headers = {"Authorization": "Bearer secret"} | (adapter.header() if adapter is not None else {})
-        async with httpx.AsyncClient(headers=headers, trust_env=False, timeout=60) as http:
-            answers = await asyncio.gather(*(http.post(url, json=_whole(body)) for body in bodies))
-        server.stop()
-        await server.close_all_connections()
-        engine.stop()
-        return answers
-
-    return asyncio.run(ask())
-
-
-def _whole(body: dict[str, Any]) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": "Weather?"}], "max_tokens": 300, "seed": 1} | body
-
-
-def _engine(vocabulary: int, call_soon: Callable[..., object]) -> Engine:
-    def deliver(outputs: Delivery) -> None:
-        for sequence, output in outputs:
-            call_soon(sequence.emit, output)
-
-    runner: Any = Whim(4, vocabulary)
-    engine = Engine(
-        runner, ComputeThread(), slots=4, max_queue=9, deliver=deliver, on_failure=lambda error: None
-    )
-    engine.start()
-    return engine
-
-
-def events(answer: httpx.Response) -> list[Any]:
-    lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
-    return [line if line == "[DONE]" else json.loads(line) for line in lines]
+    defaults = {"messages": [{"role": "user", "content": "Weather?"}], "max_tokens": 300, "seed": 1}
+    headers = adapter.header() if adapter is not None else {}
+    return ask("chat/completions", *(defaults | body for body in bodies), template=template, headers=headers)
 
 
 def test_a_model_outside_the_slots_refuses_an_adapter() -> None:
@@ -226,3 +152,34 @@ def test_schemas_are_refused_by_the_tool_they_belong_to() -> None:
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "tools.2.function.parameters"
     assert taken.status_code == 200
+
+
+def test_of_a_stream_with_counts_the_other_events_have_none() -> None:
+    counted, plain = chat(
+        CHAT_TEMPLATE,
+        {"stream": True, "max_tokens": 4, "stream_options": {"include_usage": True}},
+        {"stream": True, "max_tokens": 4},
+    )
+    *chunks, last, done = events(counted)
+    assert done == "[DONE]"
+    assert [chunk["usage"] for chunk in chunks] == [None] * len(chunks)
+    assert last["choices"] == []
+    assert last["usage"]["completion_tokens"] == 4
+    assert not any("usage" in chunk for chunk in events(plain)[:-1])
+
+
+def test_scores_come_with_every_token_and_are_the_models_own() -> None:
+    body = {"max_tokens": 12, "logprobs": True, "top_logprobs": 2, "ignore_eos": True}
+    odd = {"temperature": 0.2, "top_k": 3, "frequency_penalty": 2, "logit_bias": {"70": 100}}
+    for answer in chat(CHAT_TEMPLATE, body, body | odd, body | {"n": 2}, body | {"stop": ["e"]}):
+        for choice in answer.json()["choices"]:
+            scores = choice["logprobs"]["content"]
+            if choice["finish_reason"] == "length":
+                assert len(scores) == 12
+            shown = bytes(byte for score in scores for byte in score["bytes"]).decode(errors="replace")
+            assert shown.startswith(choice["message"]["content"].rstrip("\ufffd"))
+            for score in scores:
+                # All of some 300 tokens are about as likely to this model, whatever was drawn and how.
+                assert -7 < score["logprob"] < -4.5
+                assert score["top_logprobs"][0]["logprob"] >= score["logprob"]
+                assert len(score["top_logprobs"]) == 2

@@ -21,10 +21,7 @@ from samovar.errors import BadPrompt
 MAX_EXPRESSION = 2000
 """Characters. What is longer between two braces is text, not an expression."""
 
-LITERALLY = (
-    "If it is meant as it stands, as in JSON or code, add --literal to send the whole cell so, or double its "
-    "braces: {{ and }}."
-)
+LITERALLY = "If it is meant as it stands, as in JSON or code, double its braces: {{ and }}."
 
 _BRACE = re.compile(r"[{}]")
 _CONVERSION = re.compile(r"!\s*([rsa])\s*$")

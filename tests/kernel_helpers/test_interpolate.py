@@ -78,7 +78,7 @@ def test_what_cannot_be_evaluated_is_named(template: str, told: str) -> None:
 
 
 def test_braces_of_code_get_the_way_out() -> None:
-    with pytest.raises(BadPrompt, match=r"add --literal .* or double its braces: \{\{ and \}\}"):
+    with pytest.raises(BadPrompt, match=r"double its braces: \{\{ and \}\}"):
         interpolate('{"a": 1}', {})
 
 

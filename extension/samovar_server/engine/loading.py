@@ -51,7 +51,7 @@ def load(spec: WorkerSpec, report: Report) -> LoadedWeights:
     attention.register()
     config = _read_config(path, spec.model_name)
     context_length = _context_length(config, spec)
-    # Some models' settings have decoding "clean up" spaces, which changes text that is out already.
+    # Decoding piece by piece cannot "clean up" spaces, as some tokenizers want to: what is out stays out.
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, clean_up_tokenization_spaces=False)
     model = None
     obstacle = _obstacle(config)

@@ -16,7 +16,7 @@ from samovar_server.engine.kv_cache import SlotCache
 from samovar_server.engine.step import Decoding, Logits, NewToken, Piece, Step, moved
 
 LENGTH_STEP = 16
-"""Decode attends to a multiple of this many positions, so that few shapes occur."""
+"""Decode attends to a multiple of this many positions: whole vectors, and little that is read in vain."""
 
 
 class ModelRunner(ABC):

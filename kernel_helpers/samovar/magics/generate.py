@@ -55,12 +55,19 @@ class GenerateMagics(Magics):
             raise BadPrompt("There is no prompt: begin the cell with %%generate and write it below.")
         prompt = cell.strip("\n")
         if not options.literal:
-            prompt = interpolate(prompt, self._shell.user_ns)
-            fill_in(options, self._shell.user_ns)
+            prompt = self._filled_in(options, prompt)
         if not prompt.strip():
             raise BadPrompt("There is no prompt: write it below the line with %%generate.")
         look_up_schema(options, self._shell.user_ns)
         return self._generate(options, prompt)
+
+    def _filled_in(self, options: Namespace, prompt: str) -> str:
+        """`prompt` and the texts among `options` with the values of their expressions."""
+        try:
+            fill_in(options, self._shell.user_ns)
+            return interpolate(prompt, self._shell.user_ns)
+        except BadPrompt as error:
+            raise BadPrompt(f"{error} With --literal the whole cell is sent as it stands.") from None
 
     def _generate(self, options: Namespace, prompt: str) -> Generation | Answers:
         from samovar.session import current_session

@@ -62,6 +62,25 @@ def test_a_repeated_prompt_is_computed_once_but_for_its_last_block() -> None:
     assert (first.sequence.cached_tokens, again.sequence.cached_tokens) == (0, 96)
 
 
+def test_what_was_generated_is_computed_anew_when_it_comes_as_a_prompt() -> None:
+    # Decoding gives keys and values other bits than prefill does: the answer would depend on what ran before.
+    prompt = list(range(40))
+    with Bench() as bench:
+        first = bench.submit(prompt, max_tokens=40)
+        assert first.done.wait(30)
+        turn = bench.submit(prompt + expected(prompt, 40) + [3] * 10, max_tokens=2)
+        assert turn.done.wait(30)
+    assert turn.sequence.cached_tokens <= len(prompt)
+
+
+def test_text_that_may_begin_a_stop_string_is_shown_when_the_answer_ends_before_it_is_one() -> None:
+    last = f"<{expected([1, 2], 3)[-1]}>"
+    with Bench() as bench:
+        request = bench.submit([1, 2], max_tokens=3, stops=[last + "!"])
+        assert request.done.wait(30)
+    assert (request.text, request.reason) == (text_of(expected([1, 2], 3)), "length")
+
+
 def test_a_prompt_can_start_from_the_slot_of_a_running_request() -> None:
     prompt = list(range(90))
     with Bench() as bench:

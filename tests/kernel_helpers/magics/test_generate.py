@@ -96,6 +96,10 @@ def test_literal(shell: InteractiveShell, front: Front, fake_server: FakeServer)
     ]
 
 
+def test_braces_of_code_get_the_way_out(shell: InteractiveShell) -> None:
+    assert refused(shell, 'Mend {"a": 1}').endswith("With --literal the whole cell is sent as it stands.")
+
+
 def test_options_reach_the_server(shell: InteractiveShell, front: Front, fake_server: FakeServer) -> None:
     generate(shell, "x", "-m demo --temperature 0.5 --top-p 0.9 --seed -3 --max-tokens 5 --ttl 0")
     (body,) = fake_server.asked_at("/v1/chat/completions")

@@ -48,6 +48,8 @@ class EngineStats:
 class Engine:
     """Generates for many sequences at once, `reserve` of the `slots` being for those that are `express`.
 
+    `room` is the Scheduler's.
+
     `submit` and `abort` may be called from any thread. Outputs of a step are handed to `deliver` in one
     call on the compute thread, which is to pass them on to where sequences' `emit` belongs.
     `on_failure` is called when a step fails: the model's state is unknown then, and the engine stops.
@@ -61,13 +63,14 @@ class Engine:
         slots: int,
         reserve: int = 0,
         max_queue: int,
+        room: int | None = None,
         deliver: Callable[[Delivery], None],
         on_failure: Callable[[Exception], None],
     ) -> None:
         self.stats = EngineStats()
         self._runner = runner
         self._pool = SlotPool(slots)
-        self._scheduler = Scheduler(self._pool, max_queue, reserve=reserve, resumes=runner.resumes)
+        self._scheduler = Scheduler(self._pool, max_queue, reserve=reserve, resumes=runner.resumes, room=room)
         self._pace = Pace()
         self._deliver = deliver
         self._on_failure = on_failure
@@ -163,6 +166,8 @@ class Engine:
         """One forward pass, and what follows from its logits for each sequence."""
         for copy in [chunk.copy for chunk in plan.prefill if chunk.copy is not None]:
             self._runner.copy_prefix(copy.source, copy.slot, copy.cached_tokens)
+        for trim in plan.trims:
+            self._runner.trim(trim.slot, trim.length)
         pieces = [_piece(chunk) for chunk in plan.prefill]
         logits = self._runner.run(
             [NewToken(s.slot, s.output[-1], s.position, s.adapter) for s in plan.decode], pieces

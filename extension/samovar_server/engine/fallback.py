@@ -55,6 +55,10 @@ class FallbackRunner(ModelRunner):
         """Never asked for, as nothing is reused."""
         raise NotImplementedError("a model's own cache keeps no prefixes")
 
+    def trim(self, slot: int, length: int) -> None:
+        """Never asked for: one sequence at a time has room."""
+        raise NotImplementedError("a model's own cache cannot be cut")
+
     def growth_bytes(self, tokens: int | None) -> int:
         """As ModelRunner has it; as far as the cache grows with the text, judged by what it holds."""
         layers = getattr(self._cache.get("past_key_values"), "layers", ())

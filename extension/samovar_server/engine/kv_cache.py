@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,25 +35,37 @@ class SlotLayer(CacheLayerMixin):
         self.cache = cache
         self.keys: Tensor = torch.empty(0)
         self.values: Tensor = torch.empty(0)
+        self._pages: list[mmap.mmap | None] = []
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Take heads, head size, dtype and device from the first keys and values that come in."""
         rows, length = self.cache.rows, self.cache.length + self.cache.spare
-        self.keys = zeros(key_states, rows, key_states.shape[1], length, key_states.shape[3])
-        self.values = zeros(value_states, rows, value_states.shape[1], length, value_states.shape[3])
+        keys = zeros(key_states, rows, key_states.shape[1], length, key_states.shape[3])
+        values = zeros(value_states, rows, value_states.shape[1], length, value_states.shape[3])
+        self._keep(keys, values)
         self.is_initialized = True
 
     def resize(self) -> None:
         """Grow to the cache's rows and length, keeping what is there."""
         if not self.is_initialized:
             return
-        self.keys, self.values = (self._grown(buffer) for buffer in (self.keys, self.values))
+        self._keep(self._grown(self.keys), self._grown(self.values))
 
-    def _grown(self, old: Tensor) -> Tensor:
+    def _grown(self, old: Tensor) -> Buffer:
         new = zeros(old, self.cache.rows, old.shape[1], self.cache.length, old.shape[3])
         for row, length in enumerate(self.cache.filled[: old.shape[0]]):
-            new[row, :, :length] = old[row, :, :length]
+            new.tensor[row, :, :length] = old[row, :, :length]
         return new
+
+    def _keep(self, keys: Buffer, values: Buffer) -> None:
+        self.keys, self.values = keys.tensor, values.tensor
+        self._pages = [keys.pages, values.pages]
+
+    def trim(self, row: int, length: int) -> None:
+        """Give back the memory of a row's positions from `length` on."""
+        for buffer, pages in zip((self.keys, self.values), self._pages, strict=False):
+            if pages is not None:
+                give_back(Buffer(buffer, pages), row, length)
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of one row to another."""
@@ -111,7 +124,7 @@ class SlotCache(Cache):
         self.slots = slots
         self.context_length = context_length
         self.filled = [0] * slots
-        """How many positions of each row have ever been written to."""
+        """How many positions of each row have been written to since they were last given back."""
         self.step: Step | None = None
         super().__init__(layers=[SlotLayer(self) for _ in range(layers)])
 
@@ -135,6 +148,14 @@ class SlotCache(Cache):
         for layer in self.layers:
             layer.copy_prefix(source, target, length)
 
+    def trim(self, row: int, length: int) -> None:
+        """Give back the memory of a row's positions from `length` on."""
+        if row >= self.rows:  # which has never been written to
+            return
+        for layer in self.layers:
+            layer.trim(row, length)
+        self.filled[row] = min(self.filled[row], length)
+
     def nbytes(self) -> int:
         """Bytes that are allocated now."""
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers)
@@ -148,13 +169,34 @@ class SlotCache(Cache):
         return self.nbytes() * max(wanted - held, 0) // (self.rows * self.length)
 
 
-def zeros(like: Tensor, *shape: int) -> Tensor:
+class Buffer(NamedTuple):
+    """Memory for keys or values, and the mapping that it is in when it is main memory."""
+
+    tensor: Tensor
+    pages: mmap.mmap | None
+
+
+def zeros(like: Tensor, *shape: int) -> Buffer:
     """Zeros of the dtype and on the device of `like`; in main memory not taken before they are written to.
 
     torch's own zeros are written at once.
     """
     if like.device.type != "cpu":
-        return like.new_zeros(shape)
+        return Buffer(like.new_zeros(shape), None)
     count = math.prod(shape)
     pages = mmap.mmap(-1, count * like.element_size())
-    return torch.frombuffer(pages, dtype=like.dtype, count=count).view(shape)
+    return Buffer(torch.frombuffer(pages, dtype=like.dtype, count=count).view(shape), pages)
+
+
+def give_back(buffer: Buffer, row: int, length: int) -> None:
+    """Return a row's whole pages from position `length` on to the system, where it takes them (Linux)."""
+    remove = getattr(mmap, "MADV_REMOVE", None)
+    if buffer.pages is None or remove is None:
+        return
+    _, heads, positions, _ = buffer.tensor.shape
+    size = buffer.tensor.stride(2) * buffer.tensor.element_size()
+    for head in range(row * heads, (row + 1) * heads):
+        begin = -(-(head * positions + length) * size // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (head + 1) * positions * size // mmap.PAGESIZE * mmap.PAGESIZE
+        if begin < end:
+            buffer.pages.madvise(remove, begin, end - begin)

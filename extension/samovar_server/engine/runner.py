@@ -43,6 +43,10 @@ class ModelRunner(ABC):
         """Give slot `target` the first `length` positions of slot `source`."""
 
     @abstractmethod
+    def trim(self, slot: int, length: int) -> None:
+        """Give back the memory of `slot`'s positions from `length` on. What they held is lost."""
+
+    @abstractmethod
     def growth_bytes(self, tokens: int | None) -> int:
         """Bytes that the cache still comes to take until it holds `tokens` (None: all it can)."""
 
@@ -149,6 +153,10 @@ class Runner(ModelRunner):
         """As ModelRunner has it."""
         self.cache.reserve([(target, length)])
         self.cache.copy_prefix(source, target, length)
+
+    def trim(self, slot: int, length: int) -> None:
+        """As ModelRunner has it."""
+        self.cache.trim(slot, length)
 
     def growth_bytes(self, tokens: int | None) -> int:
         """As ModelRunner has it."""

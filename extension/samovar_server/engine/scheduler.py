@@ -8,6 +8,9 @@ would wait several for the few, and all of them decode together from then on. A 
 its turn to prefill comes, so that one with the same prompt as its forerunner (a further sample, say) finds
 that prefix computed.
 
+Where the KV cache's memory is bounded, sequences are let in and grow only while all of them can come to their
+end (`admission`): the newest pause before memory could run out, and nobody is let in meanwhile.
+
 Whose request comes when is the server's business; only sequences that it marks as `express` go before the
 others, into slots that are kept for them.
 """
@@ -18,10 +21,11 @@ from collections import deque
 from dataclasses import dataclass
 from itertools import chain, islice, takewhile
 
+from samovar_server.engine.admission import Claim, is_safe, may_grow
 from samovar_server.engine.grid import WIDEST, cut
 from samovar_server.engine.pace import Pace
 from samovar_server.engine.sequence import Phase, Sequence
-from samovar_server.engine.slots import Assignment, SlotPool
+from samovar_server.engine.slots import Assignment, SlotPool, Trim
 from samovar_server.errors import QueueFull
 
 PREFILL_BUDGET_ALONE = 256
@@ -47,10 +51,11 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step: the rows to decode, then the chunks to prefill."""
+    """One step: the rows to decode, then the chunks to prefill; before them copies, then `trims`."""
 
     decode: list[Sequence]
     prefill: list[Chunk]
+    trims: list[Trim]
 
     def __bool__(self) -> bool:
         """Whether there is anything to do."""
@@ -66,14 +71,26 @@ class Scheduler:
     """Holds the waiting and the running sequences. Not thread-safe: the engine's thread owns it.
 
     `reserve` of the slots are for sequences that are `express`. `resumes` is the runner's: without it every
-    prompt is computed whole, in one chunk, from its beginning.
+    prompt is computed whole, in one chunk, from its beginning. `room` are the positions that the KV cache may
+    take in all slots together, at least one context window; None if it has its memory already.
     """
 
-    def __init__(self, slots: SlotPool, max_queue: int, *, reserve: int = 0, resumes: bool = True) -> None:
+    def __init__(
+        self,
+        slots: SlotPool,
+        max_queue: int,
+        *,
+        reserve: int = 0,
+        resumes: bool = True,
+        room: int | None = None,
+    ) -> None:
         self._slots = slots
         self._usual = len(slots.slots) - reserve
         self._max_queue = max_queue
         self._resumes = resumes
+        self._room = room
+        self._claims: dict[Sequence, Claim] = {}
+        self._pausing = False
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
 
@@ -103,7 +120,7 @@ class Scheduler:
 
     def plan(self, pace: Pace) -> Plan:
         """The next step. Takes it for granted that the plan is carried out: first copies, then the rest."""
-        decode = [sequence for sequence in self.running if sequence.phase is Phase.DECODE]
+        decode = self._advancing()
         decode.sort(key=lambda sequence: sequence.slot)  # neighbouring slots are computed without gaps
         paced = decode and len(decode) >= self._beginners()
         budget = pace.tokens if paced else PREFILL_BUDGET_ALONE
@@ -112,7 +129,27 @@ class Scheduler:
         while (not chunks or budget >= WIDEST) and (chunk := self._next_chunk(budget, chunks)) is not None:
             chunks.append(chunk)
             budget -= chunk.end - chunk.start
-        return Plan(decode, chunks)
+        trims: list[Trim] = []
+        if self._room is not None:
+            held = {sequence.slot: claim.held for sequence, claim in self._claims.items()}
+            trims = self._slots.fit(held, self._room)
+        return Plan(decode, chunks, trims)
+
+    def _advancing(self) -> list[Sequence]:
+        """Who decodes a token in the next step; `_claims` become what all hold behind it."""
+        wanting = [sequence.phase is Phase.DECODE for sequence in self.running]
+        if self._room is None:
+            return [sequence for sequence, wants in zip(self.running, wanting, strict=True) if wants]
+        claims = [_claim(sequence) for sequence in self.running]
+        allowed = may_grow(claims, wanting, self._room)
+        advancing = []
+        self._claims = {}
+        for sequence, claim, may in zip(self.running, claims, allowed, strict=True):
+            self._claims[sequence] = claim.grown() if may else claim
+            if may:
+                advancing.append(sequence)
+        self._pausing = allowed != wanting
+        return advancing
 
     def _next_chunk(self, budget: int, before: list[Chunk]) -> Chunk | None:
         """The next chunk, of `budget` tokens or one block, behind those `before` it in the same step."""
@@ -145,10 +182,18 @@ class Scheduler:
         """Who may have a free slot now."""
         if not self.waiting or not self._slots.free:
             return None
-        if (express := next((s for s in self.waiting if s.place.express), None)) is not None:
-            return express
-        usual = sum(not sequence.place.express for sequence in self.running)
-        return self.waiting[0] if usual < self._usual else None
+        sequence = next((s for s in self.waiting if s.place.express), None)
+        if sequence is None:
+            usual = sum(not sequence.place.express for sequence in self.running)
+            sequence = self.waiting[0] if usual < self._usual else None
+        return sequence if sequence is not None and self._has_room(sequence) else None
+
+    def _has_room(self, sequence: Sequence) -> bool:
+        """Whether `sequence` can be let in, and all that run can still come to their end."""
+        if self._room is None:
+            return True
+        # Who pauses waits for what others give back: it is not for newcomers.
+        return not self._pausing and is_safe([*self._claims.values(), _claim(sequence)], self._room)
 
     def _gains(self, sequence: Sequence, chunks: list[Chunk]) -> bool:
         """Whether `sequence` could start from what `chunks` compute, and so had better wait a step for it."""
@@ -163,4 +208,12 @@ class Scheduler:
         sequence.cached_tokens = sequence.prefilled = assignment.cached_tokens
         sequence.phase = Phase.PREFILL
         self.running.append(sequence)
+        if self._room is not None:
+            self._claims[sequence] = _claim(sequence)
         return assignment
+
+
+def _claim(sequence: Sequence) -> Claim:
+    """What `sequence` holds between two steps, its prompt counted whole. The last token is never written."""
+    prompt = len(sequence.prompt)
+    return Claim(prompt + max(len(sequence.output) - 1, 0), prompt + max(sequence.max_tokens - 1, 0))

@@ -80,6 +80,13 @@ class Serving:
         return min(self.spec.reserve, self.runner.slots - 1)
 
     @property
+    def room(self) -> int | None:
+        """Positions that the KV cache may take, as the server counts with; None where it has them already."""
+        if self.spec.kv_tokens is None or not isinstance(self.runner, Runner) or self.runner.cache.fixed:
+            return None
+        return max(self.spec.kv_tokens, self.context_length)
+
+    @property
     def vocabulary_size(self) -> int:
         """Tokens that the model has logits for."""
         size: int = self.runner.model.config.get_text_config().vocab_size
@@ -110,6 +117,7 @@ class Serving:
             slots=self.runner.slots,
             reserve=self.reserve,
             max_queue=self.spec.max_queue,
+            room=self.room,
             deliver=lambda outputs: _call_soon(loop, hand_out, outputs),
             on_failure=give_up,
         )

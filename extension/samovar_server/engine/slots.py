@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from samovar_server.engine.grid import border
@@ -16,7 +16,8 @@ class Slot:
     has asked, and with another adapter they would be others.
 
     Only prefilled tokens count: those of generated tokens came from decode steps, whose bits differ
-    from a prefill's, and a reused prefix must not show.
+    from a prefill's, and a reused prefix must not show. `filled` are the row's positions that take memory,
+    because something has been written there since they were last given back.
     """
 
     index: int
@@ -24,6 +25,15 @@ class Slot:
     salt: str = ""
     busy: bool = False
     released: int = 0
+    filled: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trim:
+    """Memory of a slot to be given back: that of its positions from `length` on."""
+
+    slot: int
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +90,29 @@ class SlotPool:
         self._releases += 1
         slot = self.slots[index]
         slot.busy, slot.released = False, self._releases
+
+    def fit(self, held: Mapping[int, int], room: int) -> list[Trim]:
+        """What to give back so that all rows together take at most `room` positions.
+
+        `held` are the positions of the busy slots that the next step leaves written to. First goes what no
+        prompt can use, then prefixes that nobody uses, the one first that was unused longest.
+        """
+        useful = {slot.index: held[slot.index] if slot.busy else len(slot.tokens) for slot in self.slots}
+        for slot in self.slots:
+            slot.filled = max(slot.filled, useful[slot.index])
+        idle = sorted((slot for slot in self.slots if not slot.busy), key=lambda slot: slot.released)
+        steps = [(slot, useful[slot.index]) for slot in self.slots] + [(slot, 0) for slot in idle]
+        over = sum(slot.filled for slot in self.slots) - room
+        trims: dict[int, Trim] = {}
+        for slot, length in steps:
+            if over <= 0:
+                break
+            if slot.filled > length:
+                over -= slot.filled - length
+                slot.filled = length
+                del slot.tokens[length:]
+                trims[slot.index] = Trim(slot.index, length)
+        return list(trims.values())
 
 
 def common_blocks(held: Sequence[int], prompt: Sequence[int]) -> int:

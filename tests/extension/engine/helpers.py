@@ -57,6 +57,8 @@ class RuleRunner(ModelRunner):
     def __init__(self, slots: int) -> None:
         self.rows: list[list[int]] = [[] for _ in range(slots)]
         self.slots = slots
+        self.filled = [0] * slots
+        self.most_filled = 0
         self.calls: list[Call] = []
         self.gate: threading.Semaphore | None = None
         self.fail_next = False
@@ -79,11 +81,18 @@ class RuleRunner(ModelRunner):
             assert len(row) >= piece.start, "a chunk that does not follow on what the slot holds"
             row[piece.start :] = piece.tokens
             logits += [self._logits(row[:end]) for end in range(len(row) - piece.rows + 1, len(row) + 1)]
+        for slot in slots:
+            self.filled[slot] = max(self.filled[slot], len(self.rows[slot]))
+        self.most_filled = max(self.most_filled, sum(self.filled))
         return torch.stack(logits) if logits else torch.empty(0, VOCABULARY)
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         assert len(self.rows[source]) >= length, "a prefix that the source does not hold"
         self.rows[target] = self.rows[source][:length]
+
+    def trim(self, slot: int, length: int) -> None:
+        del self.rows[slot][length:]
+        self.filled[slot] = min(self.filled[slot], length)
 
     def _logits(self, tokens: Seq[int]) -> torch.Tensor:
         logits = torch.zeros(VOCABULARY)
@@ -116,7 +125,9 @@ class Request:
 class Bench:
     """An Engine over a RuleRunner, with deliveries made on its own thread."""
 
-    def __init__(self, slots: int = 4, max_queue: int = 100, reserve: int = 0) -> None:
+    def __init__(
+        self, slots: int = 4, max_queue: int = 100, reserve: int = 0, room: int | None = None
+    ) -> None:
         self.runner = RuleRunner(slots)
         self.failure: list[Exception] = []
         self.failed = threading.Event()
@@ -126,6 +137,7 @@ class Bench:
             slots=slots,
             reserve=reserve,
             max_queue=max_queue,
+            room=room,
             deliver=self._deliver,
             on_failure=self._fail,
         )

@@ -63,7 +63,10 @@ def prompts() -> list[list[int]]:
 
 
 def continued(
-    runner: ModelRunner, requests: list[list[int]], adapters: Seq[Adapter | None] = ()
+    runner: ModelRunner,
+    requests: list[list[int]],
+    adapters: Seq[Adapter | None] = (),
+    room: int | None = None,
 ) -> list[Sequence]:
     """The requests, submitted at once to an engine, each with its adapter if there are any, when done."""
 
@@ -77,6 +80,7 @@ def continued(
         ComputeThread(),
         slots=runner.slots,
         max_queue=100,
+        room=room,
         deliver=deliver,
         on_failure=failures.append,
     )
@@ -132,6 +136,14 @@ def test_the_slots_give_what_generate_gives(in_slots: tuple[Path, LoadedWeights]
     sequences = continued(Runner(loaded.model, 8, 512), requests)
     assert [sequence.output for sequence in sequences] == generated(folder, requests)
     assert sequences[-1].cached_tokens > 0
+
+
+def test_scarce_memory_changes_no_token(tmp_path: Path) -> None:
+    requests = prompts() * 2
+    runner = Runner(load_tiny(tmp_path, "llama").model, 8, 512)
+    sequences = continued(runner, requests, room=512)
+    assert [sequence.output for sequence in sequences] == generated(tmp_path, requests)
+    assert sum(runner.cache.filled) <= 512
 
 
 @pytest.mark.skipif(not can_pack(), reason="this torch has no oneDNN, on whose linear layers this rests")

@@ -344,3 +344,60 @@ def test_a_grammar_that_fails_ends_its_sequence_and_no_other() -> None:
     assert other.text == text_of(expected([4], 8))
     assert not bench.failure
     assert bench.engine.running == 0
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_cache_takes_no_more_than_its_room_and_all_answers_end(seed: int) -> None:
+    rng = random.Random(seed)
+    window = 120
+    room = rng.randrange(window, 3 * window)
+    shared = [rng.randrange(97) for _ in range(60)]
+    with Bench(slots=rng.choice([2, 4, 8]), room=room) as bench:
+        requests = []
+        for _ in range(25):
+            prompt = shared[: rng.randrange(60)] + [rng.randrange(97) for _ in range(rng.randrange(1, 40))]
+            requests.append(bench.submit(prompt, max_tokens=rng.randrange(1, window - len(prompt))))
+        for request in rng.sample(requests, 4):
+            bench.engine.abort(request.sequence)
+            requests.remove(request)
+        for request in requests:
+            assert request.done.wait(60)
+            assert request.text == text_of(expected(request.prompt, request.sequence.max_tokens))
+    assert not bench.failure
+    assert bench.runner.most_filled <= room
+
+
+def test_the_newest_pauses_before_the_room_is_used_up_and_newcomers_wait() -> None:
+    with Bench(slots=4, room=110) as bench:
+        bench.runner.gate = threading.Semaphore(0)
+        first = bench.submit([1] * 10, max_tokens=90)
+        second = bench.submit([2] * 10, max_tokens=90)
+        third = bench.submit([3] * 10, max_tokens=90)
+        bench.runner.gate.release(1000)
+        for request in (first, second, third):
+            assert request.done.wait(30)
+            assert request.text == text_of(expected(request.prompt, 90))
+    together = [call.decoded for call in bench.runner.calls]
+    assert 1 in together
+    assert bench.runner.most_filled <= 110
+
+
+def test_short_answers_run_together_whatever_they_might_have_come_to() -> None:
+    prompt = [1, 2]
+    stop = frozenset({expected(prompt, 5)[-1]})
+    with Bench(slots=4, room=120) as bench:
+        bench.runner.gate = threading.Semaphore(0)
+        requests = [bench.submit(prompt, max_tokens=100, stop_tokens=stop) for _ in range(4)]
+        bench.runner.gate.release(1000)
+        for request in requests:
+            assert request.done.wait(30)
+    assert max(call.decoded for call in bench.runner.calls) == 4
+
+
+def test_prefixes_are_kept_as_long_as_there_is_room_for_them() -> None:
+    prompt, other = list(range(40)), [90] * 60
+    with Bench(slots=2, room=130) as bench:
+        for each, cached in ((prompt, 0), (other, 0), (prompt, 32), ([80] * 100, 0), (prompt, 0)):
+            request = bench.submit(each, max_tokens=2)
+            assert request.done.wait(30)
+            assert request.sequence.cached_tokens == cached

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+
+import pytest
 import torch
 
 from samovar_server.engine.kv_cache import SlotCache, SlotLayer
@@ -49,3 +52,22 @@ def test_what_is_still_to_come_is_counted_in_tokens() -> None:
     assert cache.growth_bytes(1000) == 850 * TOKEN_BYTES
     assert cache.growth_bytes(100) == 0
     assert cache.growth_bytes(None) == (4 * 1024 - 150) * TOKEN_BYTES
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not take back a part of a mapping")
+def test_what_is_given_back_takes_no_memory_and_the_rest_stays() -> None:
+    cache, layer = one_layer(8, 8192)
+    cache.reserve([(7, 8192)])
+    before = resident_bytes()
+    layer.keys[2] = layer.values[2] = 1.0
+    layer.keys[3, :, :10] = 2.0
+    cache.filled[2] = 8192
+    taken = resident_bytes() - before
+    cache.trim(2, 100)
+    assert resident_bytes() - before < taken / 4
+    assert bool((layer.keys[2, :, :100] == 1).all())
+    assert bool((layer.values[2, :, :100] == 1).all())
+    assert bool((layer.keys[3, :, :10] == 2).all())
+    assert cache.filled[2] == 100
+    layer.keys[2, :, 100:] = 3.0  # and it can be written to again
+    assert bool((layer.keys[2, :, 100:] == 3).all())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from samovar_server.engine.slots import SlotPool, common_blocks
+from samovar_server.engine.slots import SlotPool, Trim, common_blocks
 
 
 def test_only_whole_blocks_count_and_never_the_last_token() -> None:
@@ -58,3 +58,18 @@ def test_a_prefix_is_found_under_its_own_salt_only() -> None:
     assert pool.acquire(prompt, "ada").cached_tokens > 0
     assert pool.acquire(prompt, "cleo").cached_tokens == 0  # in the slot of another, whose prefix is gone
     assert pool.acquire(prompt, "bob").cached_tokens > 0
+
+
+def test_what_no_prompt_can_use_goes_first_then_the_prefix_that_was_unused_longest() -> None:
+    pool = SlotPool(3)
+    slots = [pool.acquire([start] * 40).slot for start in range(3)]
+    for slot in slots:
+        pool.prefilled(slot, [slot] * 40)
+    assert pool.fit(dict.fromkeys(slots, 50), 150) == []
+    pool.release(1)
+    pool.release(0)
+    assert pool.fit({2: 51}, 151) == []
+    assert pool.fit({2: 60}, 150) == [Trim(0, 40)], "ten generated tokens"
+    assert pool.fit({2: 65}, 120) == [Trim(1, 0)]
+    assert pool.longest_prefix([1] * 41)[1] == 0
+    assert pool.longest_prefix([0] * 41)[1] > 0

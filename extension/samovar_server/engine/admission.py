@@ -48,11 +48,12 @@ def may_grow(claims: Sequence[Claim], wanting: Sequence[bool], room: int) -> lis
     state = [claim.grown() if wants else claim for claim, wants in zip(claims, wanting, strict=True)]
     if is_safe(state, room):
         return list(wanting)
-    state = list(claims)
-    allowed = []
-    for index, (claim, wants) in enumerate(zip(claims, wanting, strict=True)):
-        state[index] = claim.grown() if wants else claim
-        allowed.append(wants and is_safe(state, room))
-        if wants and not allowed[-1]:
+    state, allowed = list(claims), [False] * len(claims)
+    for index, claim in enumerate(claims):
+        if not wanting[index]:
+            continue
+        state[index] = claim.grown()
+        allowed[index] = is_safe(state, room)
+        if not allowed[index]:
             state[index] = claim
     return allowed

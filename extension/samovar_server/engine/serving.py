@@ -94,10 +94,7 @@ class Serving:
 
     def memory_bytes(self) -> int:
         """What the model takes, with what its KV cache is counted with and has not come to take yet."""
-        growth = self.runner.growth_bytes(self.spec.kv_tokens)
-        if self.runner.device.type == "cuda":
-            return gpu.taken_bytes(self.runner.device) + growth
-        return resident_bytes() + growth
+        return taken_bytes(self.runner.device) + self.runner.growth_bytes(self.spec.kv_tokens)
 
     def listen(self) -> int:
         """Start the engine and the service on the running event loop; returns the port."""
@@ -168,14 +165,17 @@ class EmbeddingServing:
 
     def memory_bytes(self) -> int:
         """What the model takes."""
-        if self.embedder.model.device.type == "cuda":
-            return gpu.taken_bytes(self.embedder.model.device)
-        return resident_bytes()
+        return taken_bytes(self.embedder.model.device)
 
     def listen(self) -> int:
         """Start the service on the running event loop; returns the port."""
         service = EmbeddingService(self.embedder, self.spec.model_name, self.spec.secret, self.compute)
         return listen(service.application())
+
+
+def taken_bytes(device: torch.device) -> int:
+    """What this process takes of the memory that a model on `device` is in."""
+    return gpu.taken_bytes(device) if device.type == "cuda" else resident_bytes()
 
 
 def listen(application: web.Application) -> int:

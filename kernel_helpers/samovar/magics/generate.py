@@ -64,10 +64,11 @@ class GenerateMagics(Magics):
     def _filled_in(self, options: Namespace, prompt: str) -> str:
         """`prompt` and the texts among `options` with the values of their expressions."""
         try:
+            filled = interpolate(prompt, self._shell.user_ns)
             fill_in(options, self._shell.user_ns)
-            return interpolate(prompt, self._shell.user_ns)
         except BadPrompt as error:
             raise BadPrompt(f"{error} With --literal the whole cell is sent as it stands.") from None
+        return filled
 
     def _generate(self, options: Namespace, prompt: str) -> Generation | Answers:
         from samovar.session import current_session

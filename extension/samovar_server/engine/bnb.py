@@ -12,18 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from samovar_server.engine.linear import RowLinear
+from samovar_server.engine.linear import RowLinear, can_pack, onednn_product
 
 BLOCK = 64
 """Weights of nf4 that share a scale; bitsandbytes' own default."""
 THRESHOLD = 6.0
 """By the paper of LLM.int8()."""
-LEAST_ROWS = 4
-"""On a CPU fewer rows would take another kernel, with other bits."""
 
 
 class Nf4Linear(RowLinear):
-    """Weights in 4 bits on the levels of a normal distribution, with a scale for each block."""
+    """Weights in 4 bits on the levels of a normal distribution, with a scale for each block of them."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
@@ -34,10 +32,12 @@ class Nf4Linear(RowLinear):
 
     def multiply(self, rows: Tensor) -> Tensor:
         """See RowLinear."""
-        missing = LEAST_ROWS - rows.shape[0] if rows.device.type == "cpu" else 0
-        x = torch.cat([rows, rows[:1].expand(missing, -1)]) if missing > 0 else rows
-        y: Tensor = self._library.matmul_4bit(x, self.packed.t(), quant_state=self.state, bias=self.bias)
-        return y[: rows.shape[0]]
+        if rows.device.type == "cpu" and can_pack():
+            # The library would leave the product to MKL, whose bits depend on the number of rows.
+            weight = self._library.functional.dequantize_4bit(self.packed, self.state)
+            return onednn_product(rows, weight, self.bias)
+        y: Tensor = self._library.matmul_4bit(rows, self.packed.t(), quant_state=self.state, bias=self.bias)
+        return y
 
 
 def int8_linear(linear: nn.Linear) -> nn.Module:

@@ -30,6 +30,14 @@ def can_pack() -> bool:
     return bool(torch.backends.mkldnn.is_available()) and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
 
 
+def onednn_product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """rows [n, in_features] by `weight` [out_features, in_features], packed or as it is, plus `bias`."""
+    # One row alone would take another kernel, with other bits (and slower).
+    padded = rows.expand(2, -1) if rows.shape[0] == 1 else rows
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(padded, weight, bias, "none", [], "")
+    return y[: rows.shape[0]]
+
+
 class RowLinear(nn.Module):
     """A linear layer for inference that is to give a row the same bits at any number of rows."""
 
@@ -61,10 +69,7 @@ class PackedLinear(RowLinear):
 
     def multiply(self, rows: Tensor) -> Tensor:
         """See RowLinear."""
-        # One row alone would take another kernel, with other bits (and slower).
-        padded = rows.expand(2, -1) if rows.shape[0] == 1 else rows
-        y = torch.ops.mkldnn._linear_pointwise(padded, self.packed, self.bias, "none", [], "")
-        return y[: rows.shape[0]]
+        return onednn_product(rows, self.packed, self.bias)
 
 
 class FusedLinears(nn.Module):

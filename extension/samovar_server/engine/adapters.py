@@ -123,7 +123,7 @@ class Adapters:
     def _product(self, weight: Tensor) -> nn.Module:
         model = self._model
         placed = linear(weight.to(model.device, model.dtype).contiguous(), None)
-        return float_factory(model.device)(placed)
+        return float_factory(model.device, model.dtype)(placed)
 
     def _agrees(self, product: RowLinear) -> bool:
         return rows_agree(product, product.in_features, self._model.dtype)

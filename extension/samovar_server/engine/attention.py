@@ -91,21 +91,25 @@ def _decode(
     query: Tensor, key: Tensor, value: Tensor, decoding: Decoding, settings: Settings, *, fused: bool
 ) -> Tensor:
     """query [n, heads, head_dim], one for each decoding slot; returns the like."""
-    _, heads, head_dim = query.shape
+    heads, head_dim = query.shape[1:]
     kv_heads = key.shape[1]
     slots = slice(decoding.first, decoding.last)
     if decoding.rows is not None:
         padded = query.new_zeros(decoding.last - decoding.first, heads, head_dim)
         query = padded.index_copy_(0, decoding.rows, query)
-    grouped = query.reshape(-1, kv_heads, heads // kv_heads, head_dim)
+    grouped = query.reshape(-1, heads // kv_heads, head_dim)
     seen_keys, seen_values = key[slots, :, : decoding.length], value[slots, :, : decoding.length]
-    sinks = None if settings.sinks is None else settings.sinks.view(kv_heads, -1, 1)
-    mask = decoding.mask(settings.window, query)
     if fused and settings.is_plain:
+        mask = decoding.mask(settings.window, query, 1)[:, :, None]
+        grouped = grouped.unflatten(0, (-1, kv_heads))
         out = scaled_dot_product_attention(grouped, seen_keys, seen_values, attn_mask=mask, scale=1.0)
     else:
-        out = _weighted(grouped, seen_keys, seen_values, mask, settings.softcap, sinks)
-    out = out.flatten(1, 2)
+        mask = decoding.mask(settings.window, query, kv_heads)
+        sinks = settings.sinks
+        if sinks is not None:
+            sinks = sinks.view(kv_heads, -1).repeat(len(seen_keys), 1)[:, :, None]
+        out = _weighted(grouped, seen_keys.flatten(0, 1), seen_values.flatten(0, 1), mask, settings, sinks)
+    out = out.view(-1, heads, value.shape[-1])
     return out if decoding.rows is None else out[decoding.rows]
 
 
@@ -157,24 +161,25 @@ def _attend_block(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, setti
         if sinks is not None:
             sinks = sinks.repeat_interleave(n).view(kv_heads, -1, 1)
         grouped = query.reshape(kv_heads, group * n, head_dim)
-        attended = _weighted(grouped, key, value, mask.repeat(group, 1), settings.softcap, sinks)
+        attended = _weighted(grouped, key, value, mask.repeat(group, 1), settings, sinks)
     return attended.reshape(heads, n, -1).transpose(0, 1)
 
 
 def _weighted(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, softcap: float | None, sinks: Tensor | None
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, settings: Settings, sinks: Tensor | None
 ) -> Tensor:
-    scores = _product(query, key.transpose(-1, -2))
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    scores.add_(mask)
+    """query [b, n, head_dim], key and value [b, length, head_dim], mask [b or 1, n or 1, length].
+
+    `sinks` are [b, n or 1, 1], or [1, n, 1].
+    """
+    if settings.softcap is None:
+        scores = torch.baddbmm(mask, query, key.transpose(1, 2))
+    else:
+        scores = torch.bmm(query, key.transpose(1, 2)).div_(settings.softcap).tanh_().mul_(settings.softcap)
+        scores.add_(mask)
+    if sinks is None and scores.dtype == torch.float32:
+        return torch.bmm(torch.softmax(scores, -1), value)
     if sinks is not None:
         scores = torch.cat([scores, sinks.to(scores.dtype).expand(*scores.shape[:-1], 1)], dim=-1)
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
-    return _product(weights if sinks is None else weights[..., :-1], value)
-
-
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """[..., n, m] by [..., m, p]: matmul, without the time it takes to see that nothing is broadcast."""
-    product = torch.bmm(left.reshape(-1, *left.shape[-2:]), right.flatten(0, -3))
-    return product.view(*left.shape[:-1], right.shape[-1])
+    return torch.bmm(weights if sinks is None else weights[..., :-1], value)

@@ -9,7 +9,6 @@ import logging
 import warnings
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from samovar_server.engine.linear import RowLinear, can_pack, onednn_product

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from samovar_server.engine.attention import Settings, attend_rows
 from samovar_server.engine.linear import SIBLINGS, FusedLinears, RowLinear, fused_name
-from samovar_server.engine.step import Step
+from samovar_server.engine.step import Rotary, Step
 
 LAYOUT = frozenset({"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer"})
 """transformers' classes that are this layer, but for a bias and a window: norm, attention with rotary
@@ -59,9 +59,10 @@ class LeanForward:
             mlp.down_proj,
         ]
         self._products = [_function(linear) for linear in self._linears]
-        self._activate: Callable[[Tensor], Tensor] = mlp.act_fn
+        self._activate: Callable[[Tensor], Tensor] = mlp.act_fn.forward
         self._norms = [_norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)]
-        self._value_width = attention.v_proj.out_features
+        parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+        self._heads = [part.out_features // self._head_dim for part in parts]
 
     def __call__(
         self,
@@ -81,16 +82,23 @@ class LeanForward:
         qkv, out, gate_up, down = self._linears if slot_step.adapted else self._products
         x = hidden_states[0]
         heads = qkv(self._norms[0](x)).view(x.shape[0], -1, self._head_dim)
-        values = self._value_width // self._head_dim
-        turned = slot_step.rotary(*position_embeddings).turn(heads[:, :-values])
-        query, key = turned.split_with_sizes((turned.shape[1] - values, values), 1)
+        query, key, value = (
+            self._rotary(slot_step, position_embeddings).turn(heads).split_with_sizes(self._heads, 1)
+        )
         cache = past_key_values.layers[self._index]
-        cache.write(slot_step, key, heads[:, -values:])
-        attended = attend_rows(query * self._scaling, cache.keys, cache.values, slot_step, self._settings)
+        cache.write(slot_step, key, value)
+        attended = attend_rows(query, cache.keys, cache.values, slot_step, self._settings)
         x.add_(out(attended.flatten(1)))
         gate, up = gate_up(self._norms[1](x)).chunk(2, -1)
         x.add_(down(self._activate(gate).mul_(up)))
         return hidden_states
+
+    def _rotary(self, step: Step, position_embeddings: tuple[Tensor, Tensor]) -> Rotary:
+        """The positions of the step's tokens, for all of its layers."""
+        cos, sin = position_embeddings
+        if step.rotary is None or step.rotary.source is not cos:
+            step.rotary = Rotary.of(cos, sin, self._heads, self._scaling)
+        return step.rotary
 
 
 def _whole(parent: nn.Module, names: tuple[str, ...]) -> nn.Module:
@@ -109,6 +117,6 @@ def _norm(module: Any) -> Callable[[Tensor], Tensor]:
     shape = tuple(weight.shape)
 
     def norm(x: Tensor) -> Tensor:
-        return functional.rms_norm(x, shape, weight, epsilon)
+        return torch.rms_norm(x, shape, weight, epsilon)
 
     return norm

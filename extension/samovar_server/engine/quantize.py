@@ -33,7 +33,7 @@ def prepare_linears(model: Any, quantization: str, device: torch.device) -> None
     A model's error is most sensitive to its vocabulary head: int4 keeps it in 8 bits, and bitsandbytes'
     ways leave it alone, as transformers does.
     """
-    packed = float_factory(device)
+    packed = float_factory(device, model.dtype)
     body, head = {
         "none": (packed, packed),
         "int8": (Int8Linear, Int8Linear) if device.type == "cpu" else (bnb.int8_linear, packed),

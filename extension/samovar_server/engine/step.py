@@ -75,7 +75,7 @@ class Decoding:
     last: int
     length: int
     rows: Tensor | None
-    masks: dict[int | None, Tensor] = field(default_factory=dict)
+    masks: dict[tuple[int | None, int], Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, slots: Seq[int], index: Tensor, positions: Tensor, length: int) -> Decoding:
@@ -84,40 +84,50 @@ class Decoding:
         whole = slots == list(range(first, last))
         return cls(index, positions, positions, first, last, length, None if whole else index - first)
 
-    def mask(self, window: int | None, like: Tensor) -> Tensor:
-        """Additive mask [slots, 1, 1, length]; computed once a step for each window size."""
-        if window not in self.masks:
+    def mask(self, window: int | None, like: Tensor, times: int) -> Tensor:
+        """Additive mask [slots * times, 1, length], each slot's so many times; computed once a step."""
+        mask = self.masks.get((window, times))
+        if mask is None:
             queries = self.positions
             if self.rows is not None:  # a slot without a query sees its first position, and nobody looks
                 queries = queries.new_zeros(self.last - self.first).index_copy_(0, self.rows, queries)
             keys = torch.arange(self.length, device=like.device)
-            self.masks[window] = _mask(queries[:, None, None, None], keys, window, like)
-        return self.masks[window]
+            mask = _mask(queries[:, None, None], keys, window, like).repeat_interleave(times, 0)
+            self.masks[window, times] = mask
+        return mask
 
 
 @dataclass(frozen=True, slots=True)
 class Rotary:
-    """Rotary positions of a step's tokens, ready to be applied to heads in three operations.
+    """Rotary positions of a step's tokens, ready to be applied to queries, keys and values in one go.
 
     Su et al., RoFormer, 2021, with a head's halves rotated against each other, as transformers has it:
-    (a, b) becomes (a cos - b sin, b cos + a sin). `cos` and `sin` are [tokens, 1, 2, head_dim / 2], the
-    first half of the sine negated.
+    (a, b) becomes (a cos - b sin, b cos + a sin). `cos` and `sin` are [tokens, heads, head_dim], the first
+    half of the sine negated. Those of queries are scaled; those of values, which have no position, are 1 and
+    0. `source` is the tensor that they were made from.
     """
 
     cos: Tensor
     sin: Tensor
+    source: Tensor
 
     @classmethod
-    def of(cls, cos: Tensor, sin: Tensor) -> Rotary:
-        """From transformers' [1, tokens, head_dim]."""
-        signed = sin[0].unflatten(-1, (2, -1)).clone()
-        signed[:, 0].neg_()
-        return cls(cos[0].unflatten(-1, (2, -1))[:, None], signed[:, None])
+    def of(cls, cos: Tensor, sin: Tensor, heads: Seq[int], scaling: float) -> Rotary:
+        """From transformers' [1, tokens, head_dim], for so many heads of queries, keys and values."""
+        queries, keys, values = heads
+        first, second = sin.chunk(2, -1)
+        signed = torch.cat((-first, second), -1)
+        tables = []
+        for table, still in ((cos, torch.ones_like), (signed, torch.zeros_like)):
+            turned = table[0, :, None]
+            parts = (turned * scaling, queries), (turned, keys), (still(turned), values)
+            tables.append(torch.cat([part.expand(-1, count, -1) for part, count in parts], 1))
+        return cls(tables[0], tables[1], cos)
 
     def turn(self, heads: Tensor) -> Tensor:
-        """heads [tokens, n, head_dim] at their positions."""
-        halves = heads.unflatten(-1, (2, -1))
-        return torch.addcmul(halves * self.cos, halves.flip(2), self.sin).flatten(-2)
+        """heads [tokens, heads, head_dim] at their positions."""
+        first, second = heads.chunk(2, -1)
+        return torch.addcmul(heads * self.cos, torch.cat((second, first), -1), self.sin)
 
 
 @dataclass(slots=True)
@@ -134,18 +144,12 @@ class Step:
     adapted: bool = False
     fused: bool = False
     masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
-    _rotary: tuple[Tensor, Rotary] | None = None
+    rotary: Rotary | None = None
+    decoded: int = field(init=False)
+    """How many tokens of the row are the decoding part's."""
 
-    def rotary(self, cos: Tensor, sin: Tensor) -> Rotary:
-        """The tokens' positions by transformers' `cos` and `sin`; computed once for all layers."""
-        if self._rotary is None or self._rotary[0] is not cos:
-            self._rotary = cos, Rotary.of(cos, sin)
-        return self._rotary[1]
-
-    @property
-    def decoded(self) -> int:
-        """How many tokens of the row are the decoding part's."""
-        return 0 if self.decoding is None else len(self.decoding.slots)
+    def __post_init__(self) -> None:
+        self.decoded = 0 if self.decoding is None else self.decoding.slots.shape[0]
 
     def mask(self, start: int, end: int, window: int | None, like: Tensor) -> Tensor:
         """Additive mask [end - start, end]: query i sees keys up to itself, the last `window` of them."""
@@ -157,7 +161,7 @@ class Step:
 
     def windows(self) -> set[int | None]:
         """The sliding windows that layers asked for; None is unlimited attention."""
-        decoding = set() if self.decoding is None else set(self.decoding.masks)
+        decoding = set() if self.decoding is None else {window for window, _ in self.decoding.masks}
         return decoding | {window for _, _, window in self.masks}
 
 

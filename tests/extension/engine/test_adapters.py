@@ -158,7 +158,8 @@ def test_layers_that_stay_as_they_are_take_adapters_too(
         model = load_model(tmp_path)
         adapter = Adapters(model).get(folder_of(llama / "one"))
         logits.append(Runner(model, 1, 512).run((), [Piece(0, PROMPT, 0, Logits.EVERY, adapter)]))
-        monkeypatch.setattr("samovar_server.engine.linear.can_pack", lambda: False)  # as on a GPU
+        for name in ("prefers_mkl", "can_pack"):  # as on a GPU
+            monkeypatch.setattr(f"samovar_server.engine.linear.{name}", lambda dtype: False)
     assert type(model.model.layers[0].self_attn.q_proj) is torch.nn.Linear
     torch.testing.assert_close(plain[0], packed[0], rtol=1e-4, atol=1e-4)
 

@@ -8,15 +8,20 @@ from torch import Tensor, nn
 
 from samovar_server.engine.linear import (
     FusedPart,
-    PackedLinear,
+    MklLinear,
+    OnednnLinear,
     RowLinear,
+    as_it_is,
     can_pack,
-    pack_linears,
+    float_factory,
+    mkl_or,
+    prefers_mkl,
     replace_linears,
     rows_agree,
 )
 
 needs_onednn = pytest.mark.skipif(not can_pack(), reason="this torch has no oneDNN")
+needs_mkl = pytest.mark.skipif(not prefers_mkl(torch.float32), reason="MKL is not made for this processor")
 
 
 class Counted(RowLinear):
@@ -47,16 +52,58 @@ class Attention(nn.Module):
         return self.q_proj(x), self.k_proj(x), self.v_proj(x)
 
 
-@needs_onednn
 @pytest.mark.parametrize(
-    ("features", "outputs", "bias"), [(576, 1536, False), (1536, 576, True), (64, 7, True)]
+    ("packing", "features", "outputs", "bias"),
+    [
+        pytest.param(OnednnLinear, 576, 1536, False, marks=needs_onednn),
+        pytest.param(OnednnLinear, 1536, 576, True, marks=needs_onednn),
+        pytest.param(OnednnLinear, 64, 7, True, marks=needs_onednn),
+        pytest.param(MklLinear, 576, 1536, False, marks=needs_mkl),
+        pytest.param(MklLinear, 1536, 576, True, marks=needs_mkl),
+    ],
 )
-def test_a_packed_layer_agrees_with_torch_and_with_itself(features: int, outputs: int, bias: bool) -> None:
+def test_a_packed_layer_agrees_with_torch_and_with_itself(
+    packing: type[RowLinear], features: int, outputs: int, bias: bool
+) -> None:
     linear = nn.Linear(features, outputs, bias=bias)
-    packed = PackedLinear(linear)
+    packed = packing(linear)
     x = torch.randn(3, 5, features)
     torch.testing.assert_close(packed(x), linear(x), atol=1e-4, rtol=1e-4)
+    apart = torch.randn(features, 5).t()  # rows that lie apart in memory
+    torch.testing.assert_close(packed(apart), linear(apart), atol=1e-4, rtol=1e-4)
+    assert packed(x[:0]).shape == (0, 5, outputs)
     assert rows_agree(packed, features, torch.float32)
+
+
+def test_weights_are_packed_by_what_the_processor_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, linear = torch.device("cpu"), "samovar_server.engine.linear."
+    monkeypatch.setattr(f"{linear}_is_intel", lambda: False)
+    assert float_factory(cpu, torch.float32) is (OnednnLinear if can_pack() else as_it_is)
+    monkeypatch.setattr(f"{linear}can_pack", lambda dtype: dtype == torch.float32)
+    assert float_factory(cpu, torch.float16) is as_it_is
+    assert float_factory(torch.device("meta"), torch.float32) is as_it_is
+
+
+def test_mkl_is_left_for_shapes_in_which_it_does_not_keep_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Coupled(RowLinear):
+        """With bits that depend on the company in one shape."""
+
+        def multiply(self, rows: Tensor) -> Tensor:
+            return rows[:, : self.out_features] + (rows.shape[0] if self.out_features == 7 else 0)
+
+    monkeypatch.setattr("samovar_server.engine.linear.MklLinear", Coupled)
+    make = mkl_or(as_it_is)
+    made = [make(nn.Linear(16, outputs)) for outputs in (7, 7, 8, 8)]
+    assert [type(layer) for layer in made] == [nn.Linear, nn.Linear, Coupled, Coupled]
+
+
+@pytest.mark.skipif(can_pack(torch.float16), reason="this processor multiplies in float16")
+def test_float16_runs_where_the_processor_does_not_multiply_in_it() -> None:
+    model = nn.Sequential(nn.Linear(64, 32), nn.Linear(32, 48)).half()
+    x = torch.randn(3, 64).half()
+    expected = model.float()(x.float())
+    replace_linears(model.half(), float_factory(torch.device("cpu"), torch.float16))
+    torch.testing.assert_close(model(x).float(), expected, atol=1e-2, rtol=1e-2)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -121,5 +168,5 @@ def test_a_tied_head_leaves_the_embedding_alone() -> None:
     model = nn.ModuleDict({"embed": nn.Embedding(32, 64), "head": nn.Linear(64, 32, bias=False)})
     model["head"].weight = model["embed"].weight
     before = model["embed"].weight.clone()
-    pack_linears(model)
+    replace_linears(model, OnednnLinear)
     assert torch.equal(model["embed"].weight, before)

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from samovar_server.engine.compute import ComputeThread
 from samovar_server.engine.core import Delivery, Engine
-from samovar_server.engine.linear import PackedLinear, can_pack, rows_agree
+from samovar_server.engine.linear import OnednnLinear, can_pack, rows_agree
 from samovar_server.engine.loading import LoadedWeights, load
 from samovar_server.engine.runner import Runner
 from samovar_server.engine.sequence import Output, Sequence
@@ -180,7 +180,7 @@ def test_same_request_same_bits_in_any_company(seed: int, loaded: LoadedWeights)
 def test_packed_linear_layers_agree_with_torch_and_with_themselves() -> None:
     for features, outputs, bias in [(576, 1536, False), (1536, 576, True), (64, 192, True)]:
         linear = torch.nn.Linear(features, outputs, bias=bias)
-        packed = PackedLinear(linear)
+        packed = OnednnLinear(linear)
         x = torch.randn(3, 5, features)
         torch.testing.assert_close(packed(x), linear(x), atol=1e-4, rtol=1e-4)
         assert rows_agree(packed, features, torch.float32)

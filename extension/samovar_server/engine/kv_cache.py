@@ -89,7 +89,9 @@ class SlotLayer(CacheLayerMixin):
         for buffer, states in ((self.keys, keys), (self.values, values)):
             done = step.decoded
             if step.decoding is not None:
-                buffer[step.decoding.slots, :, step.decoding.places] = states[:done]
+                rows = buffer.view(-1, buffer.shape[-1])
+                new = states if not step.pieces else states[:done]
+                rows.index_copy_(0, step.decoding.rows_of(buffer), new.reshape(-1, buffer.shape[-1]))
             for piece in step.pieces:
                 size = len(piece.tokens)
                 buffer[piece.slot, :, piece.start : piece.end] = states[done : done + size].transpose(0, 1)

@@ -76,6 +76,7 @@ class Decoding:
     length: int
     rows: Tensor | None
     masks: dict[tuple[int | None, int], Tensor] = field(default_factory=dict)
+    indices: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, slots: Seq[int], index: Tensor, positions: Tensor, length: int) -> Decoding:
@@ -83,6 +84,17 @@ class Decoding:
         first, last = min(slots), max(slots) + 1
         whole = slots == list(range(first, last))
         return cls(index, positions, positions, first, last, length, None if whole else index - first)
+
+    def rows_of(self, buffer: Tensor) -> Tensor:
+        """Where `places` are in a cache's [slots, heads, length, head_dim], the first three dimensions
+        taken as one: [n * heads]. Computed once a step for each size."""
+        _, heads, length, _ = buffer.shape
+        index = self.indices.get((heads, length))
+        if index is None:
+            firsts = torch.arange(heads, device=buffer.device) * length
+            index = (self.slots * (heads * length) + self.places)[:, None] + firsts
+            index = self.indices[heads, length] = index.flatten()
+        return index
 
     def mask(self, window: int | None, like: Tensor, times: int) -> Tensor:
         """Additive mask [slots * times, 1, length], each slot's so many times; computed once a step."""

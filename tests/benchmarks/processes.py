@@ -13,7 +13,8 @@ from pathlib import Path
 
 import httpx
 
-START_SECONDS = 120.0
+START_SECONDS = 400.0
+"""vLLM compiles its model first."""
 STOP_SECONDS = 10.0
 
 

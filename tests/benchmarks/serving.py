@@ -28,7 +28,7 @@ from tests.benchmarks.processes import NotHereError
 from tests.benchmarks.report import cells, gateway_rows, write_report
 from tests.benchmarks.results import SERVING, Serving, machine, versions, write
 from tests.benchmarks.scenarios import Scenario, gateway_loads, scenarios
-from tests.benchmarks.servers import Served, Server, llamacpp, samovar, transformers_serve, vllm
+from tests.benchmarks.servers import SLOTS, Served, Server, llamacpp, samovar, transformers_serve, vllm
 
 WARM_UP = Scenario("warm-up", 2, 60, 8)
 WARM_UP_SECONDS = 120.0
@@ -150,7 +150,11 @@ def parse() -> argparse.Namespace:
         "--transformers-python", type=Path, default=here, help="a Python with transformers[serving]"
     )
     parser.add_argument("--llamacpp-python", type=Path, default=here, help="a Python with xllamacpp")
-    parser.add_argument("--vllm-command", help="starts vLLM; {model} and {port} are filled in")
+    parser.add_argument(
+        "--vllm-command",
+        help="starts vLLM; {model} and {port} are filled in: 'vllm serve {model} --port {port} --dtype float32 "
+        f"--max-num-seqs {SLOTS}', say",
+    )
     parser.add_argument("--vllm-url", help="or where one runs already, with its /v1")
     return parser.parse_args()
 

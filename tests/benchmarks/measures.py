@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import median
 
 from tests.benchmarks.client import Run
 from tests.benchmarks.scenarios import Scenario
@@ -54,4 +55,23 @@ def summarise(server: str, scenario: Scenario, run: Run) -> Row:
         ttft_p95=percentile(firsts, 0.95),
         gap_p50=percentile(gaps, 0.5),
         gap_p95=percentile(gaps, 0.95),
+    )
+
+
+def middle(rows: Sequence[Row]) -> Row:
+    """The medians of a server's rounds under one load; of `finished`, the fewest."""
+
+    def of(name: str) -> float:
+        return median(getattr(row, name) for row in rows)
+
+    return replace(
+        rows[0],
+        finished=min(row.finished for row in rows),
+        output_tokens=round(of("output_tokens")),
+        seconds=of("seconds"),
+        tokens_per_second=of("tokens_per_second"),
+        ttft_p50=of("ttft_p50"),
+        ttft_p95=of("ttft_p95"),
+        gap_p50=of("gap_p50"),
+        gap_p95=of("gap_p95"),
     )

@@ -33,9 +33,9 @@ FAIR_RATIO = 2.0
 INTRODUCTION = """\
 # Benchmarks
 
-Written by `tests/benchmarks/`, not by hand. All servers ran on the same machine one after the other, each in
-a process of its own, with the same model (the demo, SmolLM2-135M-Instruct), and were asked over HTTP by the
-same client: streamed completions, greedy.
+Written by `tests/benchmarks/`, not by hand. All servers ran on the same machine, each in a process of its
+own, with the same model (the demo, SmolLM2-135M-Instruct), and were asked over HTTP by the same client, never
+two at once: streamed completions, greedy.
 """
 
 
@@ -150,7 +150,8 @@ def serving_sections(serving: Serving) -> Iterator[str]:
         "Output tokens per second of all clients together; TTFT is the time to the first token, ITL the time "
         "between tokens, in milliseconds, p50 / p95. All clients send their request at the same moment. "
         "`transformers serve` has no `ignore_eos`, so some of its texts end early; only tokens that came are "
-        "counted. One run; on a virtual machine a tenth more or less says little.\n"
+        "counted. The servers take turns: short loads up to 16 clients in three rounds, of which the medians are "
+        "shown, the others once. On a virtual machine a tenth more or less says little.\n"
     )
     for scenario in serving.scenarios():
         rows = [row for row in serving.rows if row.scenario == scenario]

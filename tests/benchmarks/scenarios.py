@@ -19,7 +19,8 @@ TOKENS_A_WORD = 1.15
 class Scenario:
     """`clients` send one request each, all at once; lengths are in tokens, those of prompts about right.
 
-    The first `shared` tokens of the prompts are the same in all of them.
+    The first `shared` tokens of the prompts are the same in all of them. Each server gets the load so many
+    `rounds`.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Scenario:
     prompt_tokens: int
     max_tokens: int
     shared: int = 0
+    rounds: int = 1
 
     def prompts(self, salt: str) -> list[str]:
         """A prompt for each client. No two with different salt begin alike."""
@@ -51,15 +53,15 @@ def scenarios(quick: bool) -> list[Scenario]:
     """What every server is measured with; `quick` is for trying the benchmark out."""
     if quick:
         return [
-            Scenario("short, 1 client", 1, 40, 8),
+            Scenario("short, 1 client", 1, 40, 8, rounds=2),
             Scenario("short, 4 clients", 4, 40, 8),
             Scenario("long prompt", 1, 200, 4),
             Scenario("shared prefix", 2, 200, 4, shared=160),
         ]
     return [
-        Scenario("short, 1 client", 1, 40, 64),
-        Scenario("short, 4 clients", 4, 40, 64),
-        Scenario("short, 16 clients", 16, 40, 64),
+        Scenario("short, 1 client", 1, 40, 64, rounds=3),
+        Scenario("short, 4 clients", 4, 40, 64, rounds=3),
+        Scenario("short, 16 clients", 16, 40, 64, rounds=3),
         Scenario("short, 64 clients", 64, 40, 32),
         Scenario("long prompt, 4 clients", 4, 1000, 32),
         Scenario("shared prefix, 16 clients", 16, 500, 32, shared=460),

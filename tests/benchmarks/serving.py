@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.serving
 
-starts one server after the other, warms it up, loads it, and writes docs/benchmarks/. Servers whose
-environment is not here are skipped, loudly, and named in the report. The machine should have nothing else
-to do. `--quick` tries everything out in a minute or two and writes nothing.
+starts all servers, warms them up, loads them by turns, and writes docs/benchmarks/. Servers whose environment
+is not here are skipped, loudly, and named in the report. The machine should have nothing else to do and room
+for all of the models. `--quick` tries everything out in some minutes and writes nothing.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 from jupyter_core.paths import jupyter_data_dir
 
-from tests.benchmarks.client import Endpoint, http_client, run
-from tests.benchmarks.measures import Row, summarise
+from tests.benchmarks.client import http_client, run
+from tests.benchmarks.measures import Row, middle, summarise
 from tests.benchmarks.own import gateway, long_arrival
 from tests.benchmarks.processes import NotHereError
 from tests.benchmarks.report import cells, gateway_rows, write_report
@@ -32,61 +33,110 @@ from tests.benchmarks.servers import SLOTS, Served, Server, llamacpp, samovar, t
 
 WARM_UP = Scenario("warm-up", 2, 60, 8)
 WARM_UP_SECONDS = 120.0
+SETTLE_SECONDS = 5.0
+"""Before each turn: threads of some servers go on looking for work for a while."""
+
+
+class Contender:
+    """A server that runs and has been warmed up; it can be started anew."""
+
+    def __init__(self, server: Server, folder: Path) -> None:
+        """NotHereError where it cannot run."""
+        self.name = server.name
+        self._server = server
+        self._folder = folder
+        self._running = ExitStack()
+        self.served = self._start()
+
+    def _start(self) -> Served:
+        return self._running.enter_context(self._server.start(self._folder))
+
+    async def warm_up(self, client: httpx.AsyncClient) -> None:
+        """Its first answers, which take longer."""
+        prompts = WARM_UP.prompts(self.name)
+        await run(client, self.served.endpoint, prompts, WARM_UP.max_tokens, WARM_UP_SECONDS)
+
+    async def start_anew(self, client: httpx.AsyncClient) -> None:
+        """For a server that may go on with what nobody waits for any more."""
+        self.end()
+        self.served = self._start()
+        await self.warm_up(client)
+
+    def end(self) -> None:
+        """Stop it."""
+        self._running.close()
 
 
 def main() -> None:
     options = parse()
     found = Serving(machine(), versions())
-    loads = scenarios(options.quick)
-    with tempfile.TemporaryDirectory(prefix="samovar-benchmark-") as folder:
+    with tempfile.TemporaryDirectory(prefix="samovar-benchmark-") as folder, ExitStack() as stack:
+        contenders = []
         for number, server in enumerate(servers(options)):
             if options.only and not any(name in server.name for name in options.only):
                 continue
-            print(f"\n{server.name}", flush=True)
             own = Path(folder, str(number))
             own.mkdir()
             try:
-                measure(server, own, loads, found, options)
+                contenders.append(Contender(server, own))
             except NotHereError as reason:
-                print(f"  SKIPPED: {reason}", flush=True)
+                print(f"{server.name}: SKIPPED: {reason}", flush=True)
                 found.skipped[server.name] = str(reason).rstrip(".")
+            else:
+                stack.callback(contenders[-1].end)
+                print(f"{server.name}: runs", flush=True)
+        asyncio.run(measure(contenders, scenarios(options.quick), found, options))
     if not options.quick:
         write(SERVING, found)
         write_report()
 
 
-def measure(
-    server: Server, folder: Path, loads: Sequence[Scenario], found: Serving, options: argparse.Namespace
+async def measure(
+    contenders: Sequence[Contender], loads: Sequence[Scenario], found: Serving, options: argparse.Namespace
 ) -> None:
-    """All loads on one server, and on samovar its own measurements.
-
-    After a load that was cut off the server is started anew: some go on with what nobody waits for any more.
-    """
-    left = list(loads)
-    while left:
-        with server.start(folder) as served:
-            asyncio.run(measure_until_cut_off(server.name, served, left, found, options))
-
-
-async def measure_until_cut_off(
-    name: str, served: Served, left: list[Scenario], found: Serving, options: argparse.Namespace
-) -> None:
-    """Take loads from `left` until it is empty or one was cut off."""
+    """All loads by turns, so that a machine that is slower for some minutes is so for all; then what only
+    samovar is asked."""
     async with http_client() as client:
-        await run(client, served.endpoint, WARM_UP.prompts(name), WARM_UP.max_tokens, WARM_UP_SECONDS)
-        while left:
-            row = await measure_load(client, name, served, left.pop(0), options.limit)
-            found.rows.append(row)
-            if left and row.finished < row.clients:
-                return
-        if served.direct is not None:
-            await measure_own(client, name, served.endpoint, served.direct, found, quick=options.quick)
+        for contender in contenders:
+            await contender.warm_up(client)
+        for load in loads:
+            print(f"\n{load.name}", flush=True)
+            rounds = [
+                await measure_round(client, contenders, load, number, options.limit)
+                for number in range(load.rounds)
+            ]
+            for contender in contenders:
+                row = middle([measured[contender.name] for measured in rounds])
+                _, speed, first, gap, _ = cells(row)
+                print(f"  {row.server:40} {speed:>6} tok/s   TTFT {first} ms   ITL {gap} ms", flush=True)
+                found.rows.append(row)
+        for contender in contenders:
+            if contender.served.direct is not None:
+                print(f"\n{contender.name}", flush=True)
+                await measure_own(client, contender.name, contender.served, found, quick=options.quick)
+
+
+async def measure_round(
+    client: httpx.AsyncClient, contenders: Sequence[Contender], load: Scenario, number: int, limit: float
+) -> dict[str, Row]:
+    """One row for each server. Every other round begins with the last one."""
+    rows = {}
+    for contender in contenders if number % 2 == 0 else reversed(contenders):
+        await asyncio.sleep(SETTLE_SECONDS)
+        prompts = load.prompts(f"round {number}")
+        measured = await run(client, contender.served.endpoint, prompts, load.max_tokens, limit)
+        row = rows[contender.name] = summarise(contender.name, load, measured)
+        if row.finished < row.clients:
+            await contender.start_anew(client)
+    return rows
 
 
 async def measure_own(
-    client: httpx.AsyncClient, name: str, through: Endpoint, direct: Endpoint, found: Serving, *, quick: bool
+    client: httpx.AsyncClient, name: str, served: Served, found: Serving, *, quick: bool
 ) -> None:
     """What only samovar is asked."""
+    assert served.direct is not None
+    through, direct = served.endpoint, served.direct
     long_tokens, settle = (300, 8) if quick else (4000, 40)
     found.long_arrival[name] = long = await long_arrival(
         client, through, long_tokens=long_tokens, settle=settle
@@ -96,16 +146,6 @@ async def measure_own(
     found.gateway[name] = both = await gateway(client, through, direct, loads=loads, rounds=rounds)
     for row in gateway_rows(name, both):
         print(f"  gateway: {', '.join(row[1:])}", flush=True)
-
-
-async def measure_load(
-    client: httpx.AsyncClient, name: str, served: Served, load: Scenario, limit: float
-) -> Row:
-    measured = await run(client, served.endpoint, load.prompts("measured"), load.max_tokens, limit)
-    row = summarise(name, load, measured)
-    _, speed, first, gap, _ = cells(row)
-    print(f"  {load.name:28} {speed:>6} tok/s   TTFT {first} ms   ITL {gap} ms", flush=True)
-    return row
 
 
 def servers(options: argparse.Namespace) -> list[Server]:
@@ -152,8 +192,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--llamacpp-python", type=Path, default=here, help="a Python with xllamacpp")
     parser.add_argument(
         "--vllm-command",
-        help="starts vLLM; {model} and {port} are filled in: 'vllm serve {model} --port {port} --dtype float32 "
-        f"--max-num-seqs {SLOTS}', say",
+        help="starts vLLM; {model} and {port} are filled in. 'vllm serve {model} --port {port} "
+        f"--dtype float32 --max-num-seqs {SLOTS}', say",
     )
     parser.add_argument("--vllm-url", help="or where one runs already, with its /v1")
     return parser.parse_args()

@@ -1,9 +1,10 @@
 """Decoder layers of Llama's layout with few calls between the kernels.
 
-A token's way through a small model is short enough for Python to matter: transformers' layer makes some
-seventy calls for it, this one half of that, over the same modules and in the same order of operations.
-SmolLM2-135M in int4 on 2 cores, one row: 13.7 instead of 17.3 ms a step, 16 rows: 41 instead of 45. Only
-the forward functions of the layers are replaced; their modules and names stay as they are.
+A token's way through a small model is short enough for Python to matter, and for every view that is made
+on the way: all that is not a product of the layers' weights takes 10 ms of a step of SmolLM2-135M with one
+row, and 20 with 16 (2 cores of a Xeon of 2019). Queries, keys and values are turned together, by tables that
+hold the queries' scale and leave values as they are. Only the forward functions of the layers are replaced;
+their modules and names stay as they are.
 """
 
 from __future__ import annotations

@@ -150,8 +150,8 @@ def serving_sections(serving: Serving) -> Iterator[str]:
         "Output tokens per second of all clients together; TTFT is the time to the first token, ITL the time "
         "between tokens, in milliseconds, p50 / p95. All clients send their request at the same moment. "
         "`transformers serve` has no `ignore_eos`, so some of its texts end early; only tokens that came are "
-        "counted. The servers take turns: short loads up to 16 clients in three rounds, of which the medians are "
-        "shown, the others once. On a virtual machine a tenth more or less says little.\n"
+        "counted. The servers take turns: short loads up to 16 clients in three rounds, of which the medians "
+        "are shown, the others once. On a virtual machine a tenth more or less says little.\n"
     )
     for scenario in serving.scenarios():
         rows = [row for row in serving.rows if row.scenario == scenario]

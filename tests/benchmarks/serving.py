@@ -33,7 +33,7 @@ from tests.benchmarks.servers import SLOTS, Served, Server, llamacpp, samovar, t
 
 WARM_UP = Scenario("warm-up", 2, 60, 8)
 WARM_UP_SECONDS = 120.0
-SETTLE_SECONDS = 5.0
+SETTLE_SECONDS = 3.0
 """Before each turn: threads of some servers go on looking for work for a while."""
 
 

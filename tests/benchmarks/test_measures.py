@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.benchmarks.client import Endpoint, Run, Stream, run
-from tests.benchmarks.measures import percentile, summarise
+from tests.benchmarks.measures import Row, middle, percentile, summarise
 from tests.benchmarks.own import Gateway, Paired, Spread, gateway
 from tests.benchmarks.plot import throughput
 from tests.benchmarks.report import cell_section, serving_sections
@@ -54,6 +54,14 @@ def test_percentiles_are_values_that_were_measured() -> None:
     assert (percentile(values, 0.5), percentile(values, 0.95)) == (50.0, 95.0)
     assert percentile([3.0], 0.95) == 3.0
     assert math.isnan(percentile([], 0.5))
+
+
+def test_rounds_become_their_medians_and_none_hides_that_a_load_was_cut_off() -> None:
+    rounds = [
+        Row("samovar", "short", 2, finished, 6, 1.0, speed, 0.1, 0.2, 0.3, gap)
+        for finished, speed, gap in [(2, 10.0, 3.0), (1, 30.0, 1.0), (2, 20.0, 2.0)]
+    ]
+    assert middle(rounds) == Row("samovar", "short", 2, 1, 6, 1.0, 20.0, 0.1, 0.2, 0.3, 2.0)
 
 
 def test_a_request_without_a_token_counts_with_the_time_limit() -> None:

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from samovar_server.engine.lean import LeanForward
 from samovar_server.engine.linear import can_pack
 from samovar_server.engine.runner import Runner
-from samovar_server.engine.step import Logits, NewToken, Piece
+from samovar_server.engine.step import Logits, NewToken, Piece, Rotary
 from tests.extension.engine.test_architectures import load_tiny, prompts
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="lean layers stand on oneDNN's linear layers")
@@ -47,3 +48,17 @@ def test_lean_layers_give_what_transformers_layers_give(name: str, tmp_path: Pat
 
 def test_other_layouts_keep_their_own_layers(tmp_path: Path) -> None:
     assert not lean_layers(load_tiny(tmp_path, "qwen3").model)
+
+
+def test_queries_keys_and_values_are_turned_as_transformers_turns_them() -> None:
+    torch.manual_seed(0)
+    tokens, heads = 3, (4, 2, 2)
+    query, key, value = (torch.randn(1, count, tokens, 8) for count in heads)
+    angles = torch.randn(1, tokens, 4).repeat(1, 1, 2)
+    cos, sin = angles.cos(), angles.sin()
+    expected = apply_rotary_pos_emb(query, key, cos, sin)
+    together = torch.cat((query, key, value), 1)[0].transpose(0, 1).contiguous()
+    turned = Rotary.of(cos, sin, heads, 0.3).turn(together).transpose(0, 1)[None].split(heads, 1)
+    torch.testing.assert_close(turned[0], expected[0] * 0.3)
+    torch.testing.assert_close(turned[1], expected[1])
+    assert torch.equal(turned[2], value)

@@ -63,6 +63,7 @@ class Adapters:
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        self._packed = float_factory(model.device, model.dtype)
         self._loaded: OrderedDict[str, Adapter] = OrderedDict()
 
     def get(self, folder: AdapterFolder) -> Adapter:
@@ -123,7 +124,7 @@ class Adapters:
     def _product(self, weight: Tensor) -> nn.Module:
         model = self._model
         placed = linear(weight.to(model.device, model.dtype).contiguous(), None)
-        return float_factory(model.device, model.dtype)(placed)
+        return self._packed(placed)
 
     def _agrees(self, product: RowLinear) -> bool:
         return rows_agree(product, product.in_features, self._model.dtype)

@@ -177,8 +177,6 @@ def _weighted(
     else:
         scores = torch.bmm(query, key.transpose(1, 2)).div_(settings.softcap).tanh_().mul_(settings.softcap)
         scores.add_(mask)
-    if sinks is None and scores.dtype == torch.float32:
-        return torch.bmm(torch.softmax(scores, -1), value)
     if sinks is not None:
         scores = torch.cat([scores, sinks.to(scores.dtype).expand(*scores.shape[:-1], 1)], dim=-1)
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)

@@ -90,8 +90,8 @@ class SlotLayer(CacheLayerMixin):
             done = step.decoded
             if step.decoding is not None:
                 rows = buffer.view(-1, buffer.shape[-1])
-                new = states if not step.pieces else states[:done]
-                rows.index_copy_(0, step.decoding.rows_of(buffer), new.reshape(-1, buffer.shape[-1]))
+                new = states[:done].reshape(-1, buffer.shape[-1])
+                rows.index_copy_(0, step.decoding.rows_of(buffer), new)
             for piece in step.pieces:
                 size = len(piece.tokens)
                 buffer[piece.slot, :, piece.start : piece.end] = states[done : done + size].transpose(0, 1)

@@ -247,9 +247,9 @@ async def test_the_caches_log_says_for_which_request_it_loaded_and_evicted(
     client: httpx.AsyncClient, folder: Path, workbench: Workbench, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    for name in ("first", "second"):
+    for name, ttl in (("first", PATIENCE), ("second", 0.01)):  # the first must stay until it is evicted
         write_model(folder, name)
-        body = {"model": name, "memory_bytes": BUDGET, "ttl": 0.01}
+        body = {"model": name, "memory_bytes": BUDGET, "ttl": ttl}
         headers = {"X-Request-Id": f"ask-{name}"}
         assert (await client.post("/models/load", json=body, headers=headers)).status_code == 200
     lines = [record for record in caplog.records if record.name.endswith(".samovar")]

@@ -1,10 +1,10 @@
 """Attention over the slot cache, registered with transformers under the name "samovar".
 
-A query's result depends on its own row and position only, to the bit: decode is a grouped matrix product
-in which every (row, kv head) is a product of its own, and masked keys add exact zeros; prefill works in
-the blocks of a fixed grid (`grid`), so that the shapes are the same however a prompt is cut into chunks.
-(Over a whole prompt, torch's CPU flash kernel splits rows between threads and gives the second thread's
-other bits; over a block it is given the same work each time.)
+A query's result depends on its own row and position only, to the bit: masked keys add exact zeros. Decode is
+a grouped matrix product in which every (row, kv head) is a product of its own. Prefill works in the tiles of
+a fixed grid (`grid`): a tile is always filled up to its width, so that the shapes of its products, and a
+query's place in them, are the same however a prompt is cut into chunks. (torch's CPU flash kernel splits
+rows between threads and gives the second thread's other bits.)
 
 A step that is `fused` promises no bits: it gives torch's attention a whole piece, or all that decodes, at
 once. The queries that share a kv head are its rows or its heads, so that its kernels for masked attention,
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from samovar_server.engine.grid import block_end
+from samovar_server.engine.grid import tile
 from samovar_server.engine.step import Decoding, Piece, Step
 
 NAME = "samovar"
@@ -105,10 +105,15 @@ def _decode(
         out = scaled_dot_product_attention(grouped, seen_keys, seen_values, attn_mask=mask, scale=1.0)
     else:
         mask = decoding.mask(settings.window, query, kv_heads)
+        seen_keys, seen_values = seen_keys.flatten(0, 1), seen_values.flatten(0, 1)
+        if settings.softcap is None:
+            scores = torch.baddbmm(mask, grouped, seen_keys.transpose(1, 2))
+        else:
+            scores = _scores(grouped, seen_keys, settings).add_(mask)
         sinks = settings.sinks
         if sinks is not None:
-            sinks = sinks.view(kv_heads, -1).repeat(len(seen_keys), 1)[:, :, None]
-        out = _weighted(grouped, seen_keys.flatten(0, 1), seen_values.flatten(0, 1), mask, settings, sinks)
+            sinks = sinks.view(kv_heads, -1).repeat(len(scores) // kv_heads, 1)[:, :, None]
+        out = _weighted(scores, seen_values, sinks)
     out = out.view(-1, heads, value.shape[-1])
     return out if decoding.rows is None else out[decoding.rows]
 
@@ -124,20 +129,20 @@ def _prefill(
 ) -> None:
     """query and out [n, heads, head_dim], out being filled; key and value [kv_heads, length, head_dim]."""
     if step.fused and settings.is_plain:
-        mask = step.mask(piece.start, piece.end, settings.window, query)
+        mask = step.mask(range(piece.start, piece.end), range(piece.end), settings.window, query)
         out.copy_(_attend_piece(query, key[:, : piece.end], value[:, : piece.end], mask))
         return
     start = piece.start
     while start < piece.end:
-        end = min(block_end(start), piece.end)
-        block = slice(start - piece.start, end - piece.start)
-        mask = step.mask(start, end, settings.window, query)
-        out[block] = _attend_block(query[block], key[:, :end], value[:, :end], mask, settings)
+        together = tile(start)
+        end = min(together.stop, piece.end)
+        rows = slice(start - piece.start, end - piece.start)
+        _attend_tile(query[rows], key, value, step, start, together, settings, out[rows])
         start = end
 
 
 def _attend_piece(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    """As `_attend_block`, in one call: the kv heads are its batch, and the queries' groups its heads."""
+    """All of a piece in one call: the kv heads are its batch, and the queries' groups its heads."""
     kv_heads = key.shape[0]
     grouped = query.unflatten(1, (kv_heads, -1)).permute(1, 2, 0, 3)
     shape = (-1, grouped.shape[1], -1, -1)
@@ -146,37 +151,48 @@ def _attend_piece(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Te
     return attended.permute(2, 0, 1, 3).flatten(1, 2)
 
 
-def _attend_block(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, settings: Settings) -> Tensor:
-    """query [n, heads, head_dim]; key and value [kv_heads, length, head_dim]; mask [n, length]."""
-    n, heads, head_dim = query.shape
-    kv_heads = key.shape[0]
-    query = query.transpose(0, 1)
-    if settings.is_plain:
-        attended = scaled_dot_product_attention(
-            query[None], key[None], value[None], attn_mask=mask, scale=1.0, enable_gqa=heads != kv_heads
-        )[0]
-    else:
-        group = heads // kv_heads
-        sinks = settings.sinks
-        if sinks is not None:
-            sinks = sinks.repeat_interleave(n).view(kv_heads, -1, 1)
-        grouped = query.reshape(kv_heads, group * n, head_dim)
-        attended = _weighted(grouped, key, value, mask.repeat(group, 1), settings, sinks)
-    return attended.reshape(heads, n, -1).transpose(0, 1)
+def _attend_tile(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    step: Step,
+    start: int,
+    together: range,
+    settings: Settings,
+    out: Tensor,
+) -> None:
+    """As `_prefill`, for queries from `start` on, of those that are attended with `together`."""
+    kv_heads, length, head_dim = key.shape
+    split = query.unflatten(1, (kv_heads, -1)).transpose(0, 1)
+    n, group = len(together), split.shape[2]
+    mine = slice(start - together.start, start - together.start + len(query))
+    grouped = query.new_zeros(kv_heads, n, group, head_dim)
+    grouped[:, mine] = split
+    # All queries see all keys before the tile, but for a window.
+    first, masked = 0, together.start
+    if settings.window is not None:
+        first = masked = max(together.start + 1 - settings.window, 0)
+    last = min(together.stop, length)
+    mask = step.mask(together, range(masked, last), settings.window, query)
+    scores = _scores(grouped.flatten(1, 2), key[:, first:last], settings)
+    scores[..., masked - first :].unflatten(1, (n, group)).add_(mask[:, None])
+    sinks = settings.sinks
+    if sinks is not None:
+        sinks = sinks.view(kv_heads, -1).repeat(1, n)[..., None]
+    attended = _weighted(scores, value[:, first:last], sinks).unflatten(1, (n, group))
+    out.unflatten(1, (kv_heads, -1)).copy_(attended[:, mine].transpose(0, 1))
 
 
-def _weighted(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, settings: Settings, sinks: Tensor | None
-) -> Tensor:
-    """query [b, n, head_dim], key and value [b, length, head_dim], mask [b or 1, n or 1, length].
+def _scores(query: Tensor, key: Tensor, settings: Settings) -> Tensor:
+    """query [b, n, head_dim] and key [b, length, head_dim] -> [b, n, length]."""
+    scores = torch.bmm(query, key.transpose(1, 2))
+    if settings.softcap is not None:
+        scores.div_(settings.softcap).tanh_().mul_(settings.softcap)
+    return scores
 
-    `sinks` are [b, n or 1, 1], or [1, n, 1].
-    """
-    if settings.softcap is None:
-        scores = torch.baddbmm(mask, query, key.transpose(1, 2))
-    else:
-        scores = torch.bmm(query, key.transpose(1, 2)).div_(settings.softcap).tanh_().mul_(settings.softcap)
-        scores.add_(mask)
+
+def _weighted(scores: Tensor, value: Tensor, sinks: Tensor | None) -> Tensor:
+    """scores [b, n, length], value [b, length, head_dim], sinks [b, n or 1, 1]; [b, n, head_dim]."""
     if sinks is not None:
         scores = torch.cat([scores, sinks.to(scores.dtype).expand(*scores.shape[:-1], 1)], dim=-1)
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)

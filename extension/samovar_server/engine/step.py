@@ -155,7 +155,7 @@ class Step:
     pieces: Seq[Piece]
     adapted: bool = False
     fused: bool = False
-    masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
+    masks: dict[tuple[range, range, int | None], Tensor] = field(default_factory=dict)
     rotary: Rotary | None = None
     decoded: int = field(init=False)
     """How many tokens of the row are the decoding part's."""
@@ -163,13 +163,14 @@ class Step:
     def __post_init__(self) -> None:
         self.decoded = 0 if self.decoding is None else self.decoding.slots.shape[0]
 
-    def mask(self, start: int, end: int, window: int | None, like: Tensor) -> Tensor:
-        """Additive mask [end - start, end]: query i sees keys up to itself, the last `window` of them."""
-        key = (start, end, window)
-        if key not in self.masks:
-            queries = torch.arange(start, end, device=like.device)[:, None]
-            self.masks[key] = _mask(queries, torch.arange(end, device=like.device), window, like)
-        return self.masks[key]
+    def mask(self, queries: range, keys: range, window: int | None, like: Tensor) -> Tensor:
+        """Additive mask [queries, keys]: a query sees keys up to itself, the last `window` of them."""
+        mask = self.masks.get((queries, keys, window))
+        if mask is None:
+            columns = torch.arange(keys.start, keys.stop, device=like.device)
+            rows = torch.arange(queries.start, queries.stop, device=like.device)
+            mask = self.masks[queries, keys, window] = _mask(rows[:, None], columns, window, like)
+        return mask
 
     def windows(self) -> set[int | None]:
         """The sliding windows that layers asked for; None is unlimited attention."""

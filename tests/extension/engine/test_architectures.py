@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, T5Config
 
 from samovar_server.engine import selfcheck
@@ -219,7 +220,10 @@ def test_a_model_that_differs_in_the_slots_is_found_out(
     assert "its layers ask for the windows" in str(selfcheck.disagreement(model, 512))
     model.config.sliding_window = WINDOW
 
-    monkeypatch.setattr(Step, "mask", lambda self, start, end, window, like: like.new_zeros(end - start, end))
+    def sees_all(self: Step, queries: range, keys: range, window: int | None, like: Tensor) -> Tensor:
+        return like.new_zeros(len(queries), len(keys))
+
+    monkeypatch.setattr(Step, "mask", sees_all)
     assert "its logits in the slots differ by" in str(selfcheck.disagreement(model, 512))
 
     monkeypatch.setattr(Step, "mask", None)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 
-from samovar_server.engine.grid import HALVED_AT, block_end, border, cut
+from samovar_server.engine.grid import HALVED_AT, block_end, border, cut, tile
 
 BORDERS = {0}
 while (last := max(BORDERS)) < 3 * HALVED_AT[-1]:
@@ -28,3 +29,9 @@ def test_however_a_prompt_is_cut_its_blocks_are_the_same(seed: int) -> None:
         assert end - place <= budget or end == block_end(place), "more than the budget is one block at most"
         assert end > place
         place = end
+
+
+def test_every_block_is_of_one_tile_and_no_tile_is_cut_within_a_block() -> None:
+    for border_, following in pairwise(sorted(BORDERS)):
+        assert {tile(border_)} == {tile(place) for place in BORDERS if place in tile(border_)}
+        assert following in tile(border_) or following == tile(border_).stop

@@ -1,0 +1,116 @@
+"""Prefill's attention: right, and the same bits however a prompt is cut into chunks."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from samovar_server.engine.attention import Settings, attend_rows
+from samovar_server.engine.grid import HALVED_AT, cut, tile
+from samovar_server.engine.step import Piece, Step
+
+LENGTH = HALVED_AT[-1] + 100
+HEAD_DIM = 16
+SINKS = torch.tensor([0.5, -1.0, 2.0, 0.0, 1.0, -0.5])
+SETTINGS = {
+    "plain": Settings(None, None, None),
+    "window": Settings(70, None, None),
+    "narrow window": Settings(3, None, None),
+    "softcap": Settings(None, 5.0, None),
+    "sinks": Settings(None, None, SINKS),
+    "all of it": Settings(130, 5.0, SINKS),
+}
+
+
+def states(kv_heads: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    """Scaled queries [LENGTH, 6, HEAD_DIM], keys and values [1, kv_heads, more, HEAD_DIM]; noise behind."""
+    source = torch.Generator().manual_seed(0)
+    query = torch.randn(LENGTH, 6, HEAD_DIM, generator=source).to(dtype) * HEAD_DIM**-0.5
+    key, value = torch.randn(2, 1, kv_heads, LENGTH + len(tile(0)), HEAD_DIM, generator=source).to(dtype)
+    return query, key, value
+
+
+def attended(
+    query: Tensor, key: Tensor, value: Tensor, pieces: Iterator[range], settings: Settings
+) -> Tensor:
+    """What all queries get, piece by piece."""
+    parts = []
+    for piece in pieces:
+        step = Step(None, [Piece(0, [0] * len(piece), piece.start)])
+        parts.append(attend_rows(query[piece.start : piece.stop], key, value, step, settings))
+    return torch.cat(parts)
+
+
+def chunks(length: int, budget: Callable[[], int]) -> Iterator[range]:
+    """A prompt of `length` tokens cut at the grid's borders."""
+    start = 0
+    while start < length:
+        end = min(cut(start, budget()), length)
+        yield range(start, end)
+        start = end
+
+
+def reference(query: Tensor, key: Tensor, value: Tensor, settings: Settings) -> Tensor:
+    """The same by the textbook, in double precision."""
+    n, heads = query.shape[:2]
+    key, value = (
+        part[0, :, :n].repeat_interleave(heads // part.shape[1], 0).double() for part in (key, value)
+    )
+    scores = query.double().transpose(0, 1) @ key.transpose(1, 2)
+    if settings.softcap is not None:
+        scores = settings.softcap * torch.tanh(scores / settings.softcap)
+    at = torch.arange(n)
+    hidden = at > at[:, None]
+    if settings.window is not None:
+        hidden |= at <= at[:, None] - settings.window
+    scores.masked_fill_(hidden, float("-inf"))
+    if settings.sinks is not None:
+        scores = torch.cat([scores, settings.sinks.double()[:, None, None].expand(-1, n, 1)], -1)
+    weights = torch.softmax(scores, -1)[..., :n]
+    return (weights @ value).transpose(0, 1)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("kv_heads", [1, 2, 6])
+def test_a_prompt_cut_into_chunks_gets_the_same_bits(name: str, kv_heads: int) -> None:
+    query, key, value = states(kv_heads)
+    settings = SETTINGS[name]
+    whole = attended(query, key, value, [range(LENGTH)], settings)
+    expected = reference(query, key, value, settings)
+    assert (whole - expected).abs().max() < 1e-5
+    rng = random.Random(f"{name} {kv_heads}")
+    for most in (1, 40, 300):
+        pieces = chunks(LENGTH, partial(rng.randint, 1, most))
+        assert torch.equal(attended(query, key, value, pieces, settings), whole), most
+
+
+def test_a_prompt_may_end_anywhere() -> None:
+    query, key, value = states(2)
+    settings = SETTINGS["plain"]
+    expected = reference(query, key, value, settings)
+    for length in (1, 2, 15, 16, 17, 63, 64, 65, 100, HALVED_AT[0] + 3, LENGTH):
+        got = attended(query[:length], key, value, [range(length)], settings)
+        assert (got - expected[:length]).abs().max() < 1e-5, length
+
+
+def test_a_cache_may_end_within_a_tile() -> None:
+    query, key, value = states(2)
+    for length in (tile(0).stop - 10, tile(200).stop - 10):
+        held = key[:, :, :length], value[:, :, :length]
+        got = attended(query[:length], *held, [range(length)], SETTINGS["plain"])
+        assert (got - reference(query[:length], *held, SETTINGS["plain"])).abs().max() < 1e-5
+
+
+def test_half_precision_too_keeps_its_bits() -> None:
+    query, key, value = states(2, torch.bfloat16)
+    settings = SETTINGS["plain"]
+    whole = attended(query, key, value, [range(LENGTH)], settings)
+    assert (whole - reference(query, key, value, settings)).abs().max() < 0.05
+    rng = random.Random(0)
+    pieces = chunks(LENGTH, partial(rng.randint, 1, 100))
+    assert torch.equal(attended(query, key, value, pieces, settings), whole)

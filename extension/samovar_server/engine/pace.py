@@ -1,14 +1,16 @@
-"""How many prompt tokens a step may take while others decode, so that its length stays bounded.
+"""How many prompt tokens a step may take, so that its length stays bounded while others decode.
 
 What a prompt token costs depends on the model, the machine, how far into the context it stands and how many
 decode beside it. So the pace is not computed but followed: a step that took longer than it might makes the
-next one take as many fewer as that was too many, one that took less allows a few more. A pure function of
-the times that steps took.
+next one take as many fewer as that was too many, one that took less allows a few more. Pure functions of the
+times that steps took, and of who waits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from samovar_server.engine.grid import FINEST
 
@@ -19,7 +21,11 @@ SMOOTHING = 0.2
 GROWTH = 8
 """Tokens by which a step may take more than the one before: a step that was quick by chance shows little."""
 MOST_TOKENS = 256
-"""What a step takes at most. With so many, reading the weights is a small part of it already."""
+"""What a step takes of long prompts at most. With so many, reading the weights is a small part of it."""
+SHORT = 128
+"""The longest prompt for which those who decode are let wait once, if they are the fewer."""
+TOGETHER = 512
+"""What a step takes of short prompts at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +59,20 @@ class Pace:
             return self
         fitting = int(min(spare / token_seconds, self.tokens + GROWTH, MOST_TOKENS)) // FINEST * FINEST
         return replace(self, tokens=max(FINEST, fitting))
+
+
+def prefill_budget(pace: Pace, decoding: int, coming: Sequence[int]) -> int:
+    """How many prompt tokens the next step may take, beside `decoding` rows.
+
+    `coming` are the lengths of what is left of the prompts that could be computed now, in their order.
+    The pace holds for one of them beside each row that decodes. Where more of them wait, they may take as
+    many times more: a few streams do not hold up many. Short prompts that outnumber the rows may take what
+    they are: the few then wait a step for the many, once, where the many would wait several for the few, and
+    all of them decode together from then on.
+    """
+    short = list(takewhile(lambda tokens: tokens <= SHORT, coming))
+    if len(short) > decoding:
+        return max(MOST_TOKENS, min(sum(short), TOGETHER))
+    if not decoding:
+        return MOST_TOKENS
+    return min(int(pace.tokens * max(len(coming) / decoding, 1)), MOST_TOKENS)

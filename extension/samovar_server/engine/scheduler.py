@@ -1,12 +1,9 @@
 """Who computes what in the next step.
 
 Every step decodes one token for each sequence that is past its prompt, and beside them prefills waiting
-prompts, first come, first served, within a budget of tokens: one that `pace` keeps small enough while others
-decode, so that a long prompt stalls nobody, a large one otherwise. A large one, too, when short prompts that
-could begin outnumber the sequences that decode: the few then wait a step for the many, once, where the many
-would wait several for the few, and all of them decode together from then on. A sequence takes its slot when
-its turn to prefill comes, so that one with the same prompt as its forerunner (a further sample, say) finds
-that prefix computed.
+prompts, first come, first served, within a budget of tokens (`pace`): a small one while others decode, so
+that a long prompt stalls nobody. A sequence takes its slot when its turn to prefill comes, so that one with
+the same prompt as its forerunner (a further sample, say) finds that prefix computed.
 
 Where the KV cache's memory is bounded, sequences are let in and grow only while all of them can come to their
 end (`admission`): the newest pause before memory could run out, and nobody is let in meanwhile.
@@ -19,19 +16,14 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from itertools import chain, islice, takewhile
+from itertools import chain, islice
 
 from samovar_server.engine.admission import Claim, is_safe, may_grow
 from samovar_server.engine.grid import WIDEST, cut
-from samovar_server.engine.pace import Pace
+from samovar_server.engine.pace import Pace, prefill_budget
 from samovar_server.engine.sequence import Phase, Sequence
 from samovar_server.engine.slots import Assignment, SlotPool, Trim
 from samovar_server.errors import QueueFull
-
-PREFILL_BUDGET_ALONE = 256
-"""Prompt tokens per step while nobody decodes, or while those who do are outnumbered by short prompts."""
-SHORT = 128
-"""The longest prompt for which others are let wait: at least two come in with a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +114,7 @@ class Scheduler:
         """The next step. Takes it for granted that the plan is carried out: first copies, then the rest."""
         decode = self._advancing()
         decode.sort(key=lambda sequence: sequence.slot)  # neighbouring slots are computed without gaps
-        paced = decode and len(decode) >= self._beginners()
-        budget = pace.tokens if paced else PREFILL_BUDGET_ALONE
+        budget = prefill_budget(pace, len(decode), self._coming())
         chunks: list[Chunk] = []
         # The first chunk may be one block whatever the budget, or a prompt would never come in.
         while (not chunks or budget >= WIDEST) and (chunk := self._next_chunk(budget, chunks)) is not None:
@@ -170,13 +161,11 @@ class Scheduler:
         copies = assignment is not None and assignment.source != assignment.slot
         return Chunk(sequence, start, end, assignment if copies else None)
 
-    def _beginners(self) -> int:
-        """Short prompts that could be computed now, up to the first that is not short."""
-        coming = chain(
-            (sequence for sequence in self.running if sequence.phase is Phase.PREFILL),
-            islice(self.waiting, self._slots.free),
-        )
-        return sum(1 for _ in takewhile(lambda s: len(s.prompt) - s.prefilled <= SHORT, coming))
+    def _coming(self) -> list[int]:
+        """What is left of the prompts that could be computed now, in tokens."""
+        begun = (sequence for sequence in self.running if sequence.phase is Phase.PREFILL)
+        coming = chain(begun, islice(self.waiting, self._slots.free))
+        return [len(sequence.prompt) - sequence.prefilled for sequence in coming]
 
     def _next_waiting(self) -> Sequence | None:
         """Who may have a free slot now."""

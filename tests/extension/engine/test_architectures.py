@@ -24,8 +24,8 @@ from samovar_server.engine.core import Delivery, Engine
 from samovar_server.engine.fallback import FallbackRunner
 from samovar_server.engine.linear import can_pack
 from samovar_server.engine.loading import UNSTATED_WINDOW, LoadedWeights, load
+from samovar_server.engine.pace import MOST_TOKENS
 from samovar_server.engine.runner import ModelRunner, Runner
-from samovar_server.engine.scheduler import PREFILL_BUDGET_ALONE
 from samovar_server.engine.sequence import Output, Sequence
 from samovar_server.engine.serving import Serving, prepare
 from samovar_server.engine.step import Step
@@ -39,7 +39,7 @@ from tests.extension.engine.tiny_models import FALLBACK, IN_SLOTS, VOCABULARY, W
 pytestmark = pytest.mark.usefixtures("quiet_and_small")
 
 NEW_TOKENS = 10
-LONG = PREFILL_BUDGET_ALONE + 7
+LONG = MOST_TOKENS + 7
 
 
 def load_tiny(folder: Path, name: str) -> LoadedWeights:

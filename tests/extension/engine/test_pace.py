@@ -8,7 +8,7 @@ import random
 import pytest
 
 from samovar_server.engine.grid import FINEST
-from samovar_server.engine.pace import MOST_TOKENS, STRETCH, Pace
+from samovar_server.engine.pace import MOST_TOKENS, SHORT, STRETCH, TOGETHER, Pace, prefill_budget
 
 
 def run(pace: Pace, decode: float, token: float, steps: int) -> tuple[Pace, list[float]]:
@@ -63,3 +63,25 @@ def test_rows_that_came_since_are_no_prompts_cost() -> None:
 def test_a_new_number_of_rows_has_its_own_decode_time() -> None:
     assert Pace(0.02, 1).after(0.05, rows=16, prefilled=0).decode_seconds == 0.05
     assert Pace(0.02, 16).after(0.05, rows=16, prefilled=0).decode_seconds == pytest.approx(0.026)
+
+
+@pytest.mark.parametrize(
+    ("decoding", "coming", "budget"),
+    [
+        (0, [4000], MOST_TOKENS),
+        (3, [4000], 40),  # a long prompt stalls nobody,
+        (3, [4000] * 3, 40),
+        (2, [4000] * 3, 60),  # but one stream does not hold up many,
+        (1, [4000] * 15, MOST_TOKENS),  # up to a bound,
+        (1, [40] * 12, 480),  # and short prompts come in together
+        (0, [40] * 12, 480),
+        (12, [40] * 12, 40),
+        (1, [100] * 15, TOGETHER),
+        (1, [20, 30], MOST_TOKENS),
+        (1, [4000, 50, 50], 120),  # where no long one is before them
+        (1, [50, 50, 4000], MOST_TOKENS),
+        (0, [SHORT + 1], MOST_TOKENS),
+    ],
+)
+def test_who_waits_and_who_decodes_share_a_step(decoding: int, coming: list[int], budget: int) -> None:
+    assert prefill_budget(Pace(0.05, decoding, tokens=40), decoding, coming) == budget

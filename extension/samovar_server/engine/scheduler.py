@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 
 from samovar_server.engine.admission import Claim, is_safe, may_grow
 from samovar_server.engine.grid import WIDEST, cut
@@ -164,8 +164,13 @@ class Scheduler:
     def _coming(self) -> list[int]:
         """What is left of the prompts that could be computed now, in tokens."""
         begun = (sequence for sequence in self.running if sequence.phase is Phase.PREFILL)
-        coming = chain(begun, islice(self.waiting, self._slots.free))
-        return [len(sequence.prompt) - sequence.prefilled for sequence in coming]
+        left = [len(sequence.prompt) - sequence.prefilled for sequence in begun]
+        for sequence in islice(self.waiting, self._slots.free):
+            cached = 0
+            if self._reuses(sequence):
+                _, cached = self._slots.longest_prefix(sequence.prompt, sequence.salt)
+            left.append(len(sequence.prompt) - cached)
+        return left
 
     def _next_waiting(self) -> Sequence | None:
         """Who may have a free slot now."""
@@ -189,10 +194,12 @@ class Scheduler:
         slot, cached = self._slots.longest_prefix(sequence.prompt, sequence.salt)
         return any(chunk.sequence.slot == slot.index and cached > chunk.start for chunk in chunks)
 
+    def _reuses(self, sequence: Sequence) -> bool:
+        """Whether a prefix may stand for computing it: scores of a prompt need its own logits."""
+        return self._resumes and sequence.prompt_logprobs is None
+
     def _admit(self, sequence: Sequence) -> Assignment:
-        # Scores of the prompt need its logits, which a reused prefix does not give.
-        reuse = self._resumes and sequence.prompt_logprobs is None
-        assignment = self._slots.acquire(sequence.prompt, sequence.salt, reuse=reuse)
+        assignment = self._slots.acquire(sequence.prompt, sequence.salt, reuse=self._reuses(sequence))
         sequence.slot = assignment.slot
         sequence.cached_tokens = sequence.prefilled = assignment.cached_tokens
         sequence.phase = Phase.PREFILL

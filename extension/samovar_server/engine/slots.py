@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from samovar_server.engine.grid import border
 
+STRIDE = 64
+"""Tokens that are compared at once."""
+
 
 @dataclass(slots=True)
 class Slot:
@@ -122,6 +125,9 @@ def common_blocks(held: Sequence[int], prompt: Sequence[int]) -> int:
     """
     limit = min(len(held), len(prompt) - 1)
     same = 0
+    # Many at a time first: this is asked of every slot for every prompt that waits.
+    while same + STRIDE <= limit and held[same : same + STRIDE] == prompt[same : same + STRIDE]:
+        same += STRIDE
     while same < limit and held[same] == prompt[same]:
         same += 1
     return border(same)

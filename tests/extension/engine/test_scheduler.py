@@ -41,3 +41,16 @@ def test_nobody_is_let_in_while_somebody_pauses_for_want_of_room() -> None:
     while scheduler.running:
         step(scheduler)
     assert len(long.output) == 20
+
+
+def test_prompts_whose_beginning_is_there_count_as_what_is_left_of_them() -> None:
+    scheduler = Scheduler(SlotPool(8), 10)
+    common = list(range(320))
+    scheduler.add(sequence([*common, 1], 50))
+    while not step(scheduler).decode:
+        pass
+    for number in range(6):
+        scheduler.add(sequence([*common, *[1000 + number] * 32], 50))
+    plan = step(scheduler)
+    assert len(plan.decode) == 1
+    assert [chunk.end - chunk.start for chunk in plan.prefill] == [32] * 6  # beside one: more than the pace

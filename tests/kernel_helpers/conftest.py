@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
 import threading
 from collections.abc import Iterator
@@ -135,6 +136,8 @@ def shell(tmp_path: Path, _alone: None) -> Iterator[InteractiveShell]:
     yield shell
     shell.history_manager.end_session()
     InteractiveShell.clear_instance()
+    # Else all of them stay, and clear up when the tests are over: for minutes, after hundreds of tests.
+    atexit.unregister(shell.atexit_operations)
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ def _decode(
             scores = _scores(grouped, seen_keys, settings).add_(mask)
         sinks = settings.sinks
         if sinks is not None:
-            sinks = sinks.view(kv_heads, -1).repeat(len(scores) // kv_heads, 1)[:, :, None]
+            sinks = sinks.view(kv_heads, -1).repeat(decoding.last - decoding.first, 1)[:, :, None]
         out = _weighted(scores, seen_values, sinks)
     out = out.view(-1, heads, value.shape[-1])
     return out if decoding.rows is None else out[decoding.rows]

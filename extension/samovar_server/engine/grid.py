@@ -13,7 +13,7 @@ WIDEST = 16
 FINEST = 4
 HALVED_AT = (1024, 2048)
 """The positions from which on blocks are half as wide as before; multiples of WIDEST."""
-TILES = ((1024, 32), (64, 64))
+TILES = ((64, 64), (1024, 32))
 """Up to a position, how many queries are attended with together: some blocks, whose products are then less
 than those of each."""
 
@@ -25,11 +25,9 @@ def block_end(start: int) -> int:
 
 def tile(start: int) -> range:
     """The positions that are attended with together with the border `start`."""
-    width = block_end(start) - start
-    for end, wider in TILES:
-        if start < end:
-            width = wider
-    return range(start // width * width, (start // width + 1) * width)
+    width = next((width for end, width in TILES if start < end), block_end(start) - start)
+    begin = start // width * width
+    return range(begin, begin + width)
 
 
 def border(position: int) -> int:

@@ -126,7 +126,7 @@ def rms_norm(module: Any) -> Callable[[Tensor], Tensor]:
 
     if weight.device.type != "cpu" or weight.dtype != torch.float32:
         return norm
-    scaled = weight * shape[0] ** 0.5
+    scaled = weight.detach() * shape[0] ** 0.5
     least = weight.new_tensor((shape[0] * epsilon) ** 0.5)
 
     def norm_by_length(x: Tensor) -> Tensor:

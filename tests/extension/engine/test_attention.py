@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import pytest
@@ -36,7 +36,7 @@ def states(kv_heads: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, T
 
 
 def attended(
-    query: Tensor, key: Tensor, value: Tensor, pieces: Iterator[range], settings: Settings
+    query: Tensor, key: Tensor, value: Tensor, pieces: Iterable[range], settings: Settings
 ) -> Tensor:
     """What all queries get, piece by piece."""
     parts = []

@@ -24,9 +24,9 @@ class Claim:
         """What may still come."""
         return self.most - self.held
 
-    def grown(self) -> Claim:
-        """The claim after one position more."""
-        return Claim(self.held + 1, self.most)
+    def grown(self, positions: int = 1) -> Claim:
+        """The claim after so many positions more."""
+        return Claim(self.held + positions, self.most)
 
 
 def is_safe(claims: Iterable[Claim], room: int) -> bool:

@@ -1,10 +1,12 @@
 """Attention over the slot cache, registered with transformers under the name "samovar".
 
-A query's result depends on its own row and position only, to the bit: masked keys add exact zeros. Decode is
-a grouped matrix product in which every (row, kv head) is a product of its own. Prefill works in the tiles of
-a fixed grid (`grid`): a tile is always filled up to its width, so that the shapes of its products, and a
-query's place in them, are the same however a prompt is cut into chunks. (torch's CPU flash kernel splits
-rows between threads and gives the second thread's other bits.)
+A query's result depends on its own row and position only, to the bit: masked keys add exact zeros. Decode
+is a grouped matrix product in which every (row, kv head) is a product of its own; as many keys and values
+are read for all as the longest row has, and taken in blocks of a fixed grid (`grid`), since MKL splits the
+sums of longer products at places that depend on their length. Prefill works in the tiles of a fixed grid
+(`grid`): a tile is always filled up to its width, so that the shapes of its products, and a query's place
+in them, are the same however a prompt is cut into chunks. (torch's CPU flash kernel splits rows between
+threads and gives the second thread's other bits.)
 
 A step that is `fused` promises no bits: it gives torch's attention a whole piece, or all that decodes, at
 once. The queries that share a kv head are its rows or its heads, so that its kernels for masked attention,
@@ -20,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from samovar_server.engine.grid import tile
-from samovar_server.engine.step import Decoding, Piece, Step
+from samovar_server.engine.grid import decode_blocks, tile
+from samovar_server.engine.step import Piece, Round, Step
 
 NAME = "samovar"
 
@@ -72,14 +74,15 @@ class Settings(NamedTuple):
 
 def attend_rows(query: Tensor, key: Tensor, value: Tensor, step: Step, settings: Settings) -> Tensor:
     """query [tokens, heads, head_dim], scaled; key and value as in `attend`; [tokens, heads, head_dim]."""
-    done = step.decoded
-    if step.decoding is not None:
-        decoded = _decode(query[:done], key, value, step.decoding, settings, fused=step.fused)
-        if not step.pieces:
-            return decoded
+    rounds = () if step.decoding is None else step.decoding.rounds
+    if len(rounds) == 1 and not step.pieces:
+        return _decode(query, key, value, rounds[0], settings, fused=step.fused)
     out = query.new_empty(*query.shape[:2], value.shape[-1])
-    if step.decoding is not None:
-        out[:done] = decoded
+    done = 0
+    for each in rounds:
+        rows = slice(done, done + each.queries)
+        out[rows] = _decode(query[rows], key, value, each, settings, fused=step.fused)
+        done = rows.stop
     for piece in step.pieces:
         rows = slice(done, done + len(piece.tokens))
         _prefill(query[rows], key[piece.slot], value[piece.slot], step, piece, settings, out[rows])
@@ -88,34 +91,42 @@ def attend_rows(query: Tensor, key: Tensor, value: Tensor, step: Step, settings:
 
 
 def _decode(
-    query: Tensor, key: Tensor, value: Tensor, decoding: Decoding, settings: Settings, *, fused: bool
+    query: Tensor, key: Tensor, value: Tensor, of: Round, settings: Settings, *, fused: bool
 ) -> Tensor:
-    """query [n, heads, head_dim], one for each decoding slot; returns the like."""
+    """query [n, heads, head_dim], those of a round; returns the like."""
     heads, head_dim = query.shape[1:]
     kv_heads = key.shape[1]
-    slots = slice(decoding.first, decoding.last)
-    if decoding.rows is not None:
-        padded = query.new_zeros(decoding.last - decoding.first, heads, head_dim)
-        query = padded.index_copy_(0, decoding.rows, query)
+    slots = slice(of.first, of.last)
+    if of.rows is not None:
+        padded = query.new_zeros(of.last - of.first, heads, head_dim)
+        query = padded.index_copy_(0, of.rows, query)
     grouped = query.reshape(-1, heads // kv_heads, head_dim)
-    seen_keys, seen_values = key[slots, :, : decoding.length], value[slots, :, : decoding.length]
+    seen_keys, seen_values = key[slots, :, : of.length], value[slots, :, : of.length]
     if fused and settings.is_plain:
-        mask = decoding.mask(settings.window, query, 1)[:, :, None]
+        mask = of.mask(settings.window, query, 1)[:, :, None]
         grouped = grouped.unflatten(0, (-1, kv_heads))
         out = scaled_dot_product_attention(grouped, seen_keys, seen_values, attn_mask=mask, scale=1.0)
     else:
-        mask = decoding.mask(settings.window, query, kv_heads)
+        mask = of.mask(settings.window, query, kv_heads)
         seen_keys, seen_values = seen_keys.flatten(0, 1), seen_values.flatten(0, 1)
-        if settings.softcap is None:
-            scores = torch.baddbmm(mask, grouped, seen_keys.transpose(1, 2))
-        else:
-            scores = _scores(grouped, seen_keys, settings).add_(mask)
+        blocks = decode_blocks(of.length)
+        parts = []
+        for block in blocks:
+            keys, hidden = seen_keys[:, block], mask[..., block]
+            if settings.softcap is None:
+                parts.append(torch.baddbmm(hidden, grouped, keys.transpose(1, 2)))
+            else:
+                parts.append(_scores(grouped, keys, settings).add_(hidden))
+        scores = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
         sinks = settings.sinks
         if sinks is not None:
-            sinks = sinks.view(kv_heads, -1).repeat(decoding.last - decoding.first, 1)[:, :, None]
-        out = _weighted(scores, seen_values, sinks)
+            sinks = sinks.view(kv_heads, -1).repeat(of.last - of.first, 1)[:, :, None]
+        weights = _weights(scores, seen_values.dtype, sinks)
+        out = torch.bmm(weights[..., blocks[0]], seen_values[:, blocks[0]])
+        for block in blocks[1:]:
+            out.add_(torch.bmm(weights[..., block], seen_values[:, block]))
     out = out.view(-1, heads, value.shape[-1])
-    return out if decoding.rows is None else out[decoding.rows]
+    return out if of.rows is None else out[of.rows]
 
 
 def _prefill(
@@ -179,7 +190,7 @@ def _attend_tile(
     sinks = settings.sinks
     if sinks is not None:
         sinks = sinks.view(kv_heads, -1).repeat(1, n)[..., None]
-    attended = _weighted(scores, value[:, first:last], sinks).unflatten(1, (n, group))
+    attended = torch.bmm(_weights(scores, value.dtype, sinks), value[:, first:last]).unflatten(1, (n, group))
     out.unflatten(1, (kv_heads, -1)).copy_(attended[:, mine].transpose(0, 1))
 
 
@@ -191,9 +202,9 @@ def _scores(query: Tensor, key: Tensor, settings: Settings) -> Tensor:
     return scores
 
 
-def _weighted(scores: Tensor, value: Tensor, sinks: Tensor | None) -> Tensor:
-    """scores [b, n, length], value [b, length, head_dim], sinks [b, n or 1, 1]; [b, n, head_dim]."""
+def _weights(scores: Tensor, dtype: torch.dtype, sinks: Tensor | None) -> Tensor:
+    """scores [b, n, length] and sinks [b, n or 1, 1] -> values' weights [b, n, length] of this dtype."""
     if sinks is not None:
         scores = torch.cat([scores, sinks.to(scores.dtype).expand(*scores.shape[:-1], 1)], dim=-1)
-    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
-    return torch.bmm(weights if sinks is None else weights[..., :-1], value)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(dtype)
+    return weights if sinks is None else weights[..., :-1]

@@ -7,8 +7,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from samovar_server.engine.compute import ComputeThread
 from samovar_server.engine.pace import Pace
+from samovar_server.engine.row_cost import RowCost
 from samovar_server.engine.runner import ModelRunner
 from samovar_server.engine.sampler import sample
 from samovar_server.engine.scheduler import Chunk, Plan, Scheduler
@@ -36,19 +38,38 @@ Delivery = list[tuple[Sequence, Output]]
 
 @dataclass(slots=True)
 class EngineStats:
-    """Counters since the start. `busy_seconds` is time spent in steps."""
+    """Counters since the start. `busy_seconds` is time spent in steps.
+
+    `draft_tokens` were computed ahead of their time, `accepted_tokens` of them were right.
+    """
 
     steps: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
     busy_seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Advance:
+    """A sequence that gets its next token in a step, by the first of its `rows` of the logits.
+
+    The rows behind it hold as long as the draft's tokens turn out to be right, one after the other; so many
+    are `accepted`.
+    """
+
+    sequence: Sequence
+    draft: Seq[int] = ()
+    rows: list[int] = field(default_factory=list)
+    accepted: int = 0
 
 
 class Engine:
     """Generates for many sequences at once, `reserve` of the `slots` being for those that are `express`.
 
-    `room` is the Scheduler's.
+    `room` and `speculative` are the Scheduler's.
 
     `submit` and `abort` may be called from any thread. Outputs of a step are handed to `deliver` in one
     call on the compute thread, which is to pass them on to where sequences' `emit` belongs.
@@ -64,14 +85,18 @@ class Engine:
         reserve: int = 0,
         max_queue: int,
         room: int | None = None,
+        speculative: bool = False,
         deliver: Callable[[Delivery], None],
         on_failure: Callable[[Exception], None],
     ) -> None:
         self.stats = EngineStats()
         self._runner = runner
         self._pool = SlotPool(slots)
-        self._scheduler = Scheduler(self._pool, max_queue, reserve=reserve, resumes=runner.resumes, room=room)
+        self._scheduler = Scheduler(
+            self._pool, max_queue, reserve=reserve, resumes=runner.resumes, room=room, speculative=speculative
+        )
         self._pace = Pace()
+        self._cost = RowCost()
         self._deliver = deliver
         self._on_failure = on_failure
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -135,7 +160,7 @@ class Engine:
         idle = True
         while self._take_commands(wait=idle):
             with self._lock:
-                plan = self._scheduler.plan(self._pace)
+                plan = self._scheduler.plan(self._pace, self._cost)
             idle = not plan
             if idle:
                 continue
@@ -144,7 +169,15 @@ class Engine:
             seconds = time.perf_counter() - began
             self.stats.steps += 1
             self.stats.busy_seconds += seconds
-            self._pace = self._pace.after(seconds, rows=len(plan.decode), prefilled=plan.prefilled)
+            self._follow(plan, seconds)
+
+    def _follow(self, plan: Plan, seconds: float) -> None:
+        """Learn from what the step took."""
+        rows = len(plan.decode)
+        if not plan.prefill:
+            self._cost = self._cost.after(rows + plan.drafted, seconds)
+            seconds -= self._cost.row * plan.drafted  # what it would have taken without
+        self._pace = self._pace.after(seconds, rows=rows, prefilled=plan.prefilled)
 
     def _take_commands(self, *, wait: bool) -> bool:
         """Carry out what was asked meanwhile; False when the engine is to end."""
@@ -169,11 +202,9 @@ class Engine:
         for trim in plan.trims:
             self._runner.trim(trim.slot, trim.length)
         pieces = [_piece(chunk) for chunk in plan.prefill]
-        logits = self._runner.run(
-            [NewToken(s.slot, s.output[-1], s.position, s.adapter) for s in plan.decode], pieces
-        )
-        advancing, rows = list(plan.decode), list(range(len(plan.decode)))
-        done = len(rows)
+        tokens, advances = _decoded(plan)
+        logits = self._runner.run(tokens, pieces)
+        done = len(tokens)
         ended: Delivery = []
         for chunk, piece in zip(plan.prefill, pieces, strict=True):
             sequence = chunk.sequence
@@ -189,22 +220,36 @@ class Engine:
             if sequence.max_tokens == 0:
                 ended.append((sequence, Output("", 0, "length")))
             else:
-                advancing.append(sequence)
-                rows.append(done - 1)
-        if len(rows) < len(logits):
-            logits = logits[torch.tensor(rows, dtype=torch.long, device=logits.device)]
-        self._finish_and_deliver(ended + self._advance(advancing, logits))
+                advances.append(Advance(sequence, rows=[done - 1]))
+        self._finish_and_deliver(ended + self._advance(advances, logits))
 
-    def _advance(self, sequences: list[Sequence], logits: Tensor) -> Delivery:
-        """Choose each sequence's next token by its row of `logits`, and turn it into text."""
+    def _advance(self, advances: list[Advance], logits: Tensor) -> Delivery:
+        """Choose each sequence's next token by its row of `logits`, and turn it into text.
+
+        As long as it is the draft's, so the token behind it."""
         outputs: Delivery = []
-        for index, (sequence, token) in enumerate(zip(sequences, sample(logits, sequences), strict=True)):
-            sequence.output.append(token)
-            scored = None
-            if sequence.logprobs is not None:
-                (scored,) = score(logits[index : index + 1], [token], sequence.logprobs)
-            outputs.append((sequence, _output(sequence, token, scored)))
-        self.stats.generated_tokens += len(sequences)
+        going_on, ahead = advances, 0
+        while going_on:
+            rows = [advance.rows[ahead] for advance in going_on]
+            mine = logits
+            if rows != list(range(len(logits))):
+                mine = logits[torch.tensor(rows, dtype=torch.long, device=logits.device)]
+            tokens = sample(mine, [advance.sequence for advance in going_on])
+            right = []
+            for index, (advance, token) in enumerate(zip(going_on, tokens, strict=True)):
+                output = _append(advance.sequence, token, mine[index])
+                outputs.append((advance.sequence, output))
+                if ahead < len(advance.draft) and advance.draft[ahead] == token:
+                    advance.accepted += 1
+                    if not output.is_last:
+                        right.append(advance)
+            going_on, ahead = right, ahead + 1
+        for advance in advances:
+            self.stats.draft_tokens += len(advance.draft)
+            self.stats.accepted_tokens += advance.accepted
+            if advance.draft and advance.sequence.drafter is not None:
+                advance.sequence.drafter.learn(len(advance.draft), advance.accepted)
+        self.stats.generated_tokens += len(outputs)
         return outputs
 
     def _finish_and_deliver(self, outputs: Delivery) -> None:
@@ -225,6 +270,30 @@ def _piece(chunk: Chunk) -> Piece:
     return Piece(
         sequence.slot, sequence.prompt[chunk.start : chunk.end], chunk.start, wanted, sequence.adapter
     )
+
+
+def _decoded(plan: Plan) -> tuple[list[NewToken], list[Advance]]:
+    """What a step decodes, in its order, and in which rows of the logits it is for whom."""
+    advances = [Advance(*each) for each in zip(plan.decode, plan.drafts, strict=True)]
+    tokens: list[NewToken] = []
+    for ahead in range(max(map(len, plan.drafts), default=0) + 1):
+        for advance in advances:
+            if ahead > len(advance.draft):
+                continue
+            sequence = advance.sequence
+            token = advance.draft[ahead - 1] if ahead else sequence.output[-1]
+            advance.rows.append(len(tokens))
+            tokens.append(NewToken(sequence.slot, token, sequence.position + ahead, sequence.adapter, ahead))
+    return tokens, advances
+
+
+def _append(sequence: Sequence, token: int, logits: Tensor) -> Output:
+    """Add `token`, which was chosen by `logits` [vocabulary], to `sequence`."""
+    sequence.output.append(token)
+    scored = None
+    if sequence.logprobs is not None:
+        (scored,) = score(logits[None], [token], sequence.logprobs)
+    return _output(sequence, token, scored)
 
 
 def _output(sequence: Sequence, token: int, scored: TokenScore | None) -> Output:

@@ -1,4 +1,4 @@
-"""Where a prompt may be cut, and which of its queries are attended with together: a fixed grid.
+"""Where attention may cut: between which prompt tokens, and between which keys. A fixed grid.
 
 What is attended with together is one product, whose shape decides the last bits of the result. So the grid
 depends on positions alone: a prompt cut into chunks, or begun behind a reused prefix, only at borders of
@@ -16,6 +16,26 @@ HALVED_AT = (1024, 2048)
 TILES = ((64, 64), (1024, 32))
 """Up to a position, how many queries are attended with together: some blocks, whose products are then less
 than those of each."""
+
+
+DECODE_BLOCK = 256
+"""Keys, and values, that a decode product takes at most. MKL adds up 384 terms in one go, splits longer sums
+at places that depend on their length."""
+DECODE_STEP = 16
+"""Decode attends to a multiple of this many positions: whole vectors, and little that is read in vain."""
+LEAST_DECODED = 64
+"""The least that a block has: for tiny products torch has kernels of its own, which add up otherwise."""
+
+
+def decode_length(seen: int) -> int:
+    """How many positions decode attends to so that none of `seen` is missing."""
+    length = -(-seen // DECODE_STEP) * DECODE_STEP
+    return max(length, (length - 1) // DECODE_BLOCK * DECODE_BLOCK + LEAST_DECODED)
+
+
+def decode_blocks(length: int) -> list[slice]:
+    """The first `length` positions, cut for decode's products."""
+    return [slice(start, min(start + DECODE_BLOCK, length)) for start in range(0, length, DECODE_BLOCK)]
 
 
 def block_end(start: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence as Seq
 from typing import Any
@@ -12,11 +13,13 @@ from torch import Tensor
 
 from samovar_server.engine.adapters import Adapter, Rows, applied
 from samovar_server.engine.graphs import Capture, Graphs
+from samovar_server.engine.grid import decode_length
 from samovar_server.engine.kv_cache import SlotCache
-from samovar_server.engine.step import Decoding, Logits, NewToken, Piece, Step, moved
+from samovar_server.engine.rounds import rounds
+from samovar_server.engine.step import Decoding, Logits, NewToken, Piece, Round, Step, moved
 
-LENGTH_STEP = 16
-"""Decode attends to a multiple of this many positions: whole vectors, and little that is read in vain."""
+CALL_BYTES = 500_000
+"""What a decode step reads of the KV cache in the time that one more call of attention costs."""
 
 
 class ModelRunner(ABC):
@@ -33,7 +36,10 @@ class ModelRunner(ABC):
 
     @abstractmethod
     def run(self, tokens: Seq[NewToken], pieces: Seq[Piece]) -> Tensor:
-        """Compute `tokens` and `pieces`, all of different slots, and keep what later steps need of them.
+        """Compute `tokens` and `pieces`, and keep what later steps need of them.
+
+        All are of different slots, but for drafts: their tokens stand behind the newest ones, first all that
+        are one place ahead of the newest of their slots, then all that are two ahead.
 
         Returns the logits that were asked for in their order, [rows, vocabulary].
         """
@@ -89,7 +95,8 @@ class Runner(ModelRunner):
         ends += [(piece.slot, piece.end) for piece in pieces]
         self.cache.reserve(ends)
         adapted = self._adapted(tokens, pieces)
-        if self._graphs is not None and not pieces and not adapted:
+        ahead = bool(tokens) and tokens[-1].ahead > 0
+        if self._graphs is not None and not pieces and not adapted and not ahead:
             decoded = self._graphs.run(tokens)
             if decoded is not None:
                 return decoded
@@ -103,16 +110,27 @@ class Runner(ModelRunner):
             wanted += range(len(ids) - piece.rows, len(ids))
         # A model must give some logits; those of a piece that wants none go unread.
         index, row, places, keep = moved([slots, ids, positions, wanted or [len(ids) - 1]], self.device)
-        decoding = None
-        if tokens:
-            length = self._attended(max(token.position for token in tokens) + 1)
-            decoding = Decoding.of(slots, index, places[: len(slots)], length)
+        decoding = self._decoding(tokens, slots, index, places[: len(slots)]) if tokens else None
         with applied(adapted):
             logits = self._forward(row, places, Step(decoding, pieces, bool(adapted), self._fused), keep)
         return (logits if self._keeps else logits[keep])[: len(wanted)]
 
+    def _decoding(self, tokens: Seq[NewToken], slots: Seq[int], index: Tensor, positions: Tensor) -> Decoding:
+        """The rounds of `tokens`, whose slots are in `index`, too."""
+        parts = []
+        for rows in rounds(tokens, math.inf if self._fused else self._call()):
+            length = self._attended(max(token.position for token in tokens[rows]) + 1)
+            parts.append(Round.of(slots[rows], index[rows], positions[rows], length))
+        return Decoding(index, positions, parts)
+
+    def _call(self) -> float:
+        """What a call of attention costs, in positions of a slot."""
+        layer = self.cache.layers[0]
+        return CALL_BYTES / (2 * layer.keys[0, :, 0].nbytes) if layer.is_initialized else math.inf
+
     def _graphed(self, tokens: Tensor, decoding: Decoding) -> Tensor:
-        return self._forward(tokens, decoding.positions, Step(decoding, (), fused=True), None)
+        (only,) = decoding.rounds
+        return self._forward(tokens, only.positions, Step(decoding, (), fused=True), None)
 
     def _forward(self, tokens: Tensor, positions: Tensor, step: Step, keep: Tensor | None) -> Tensor:
         """Logits [rows, vocabulary] of the tokens in `keep`, where the model can choose, or of all."""
@@ -146,7 +164,7 @@ class Runner(ModelRunner):
         }
 
     def _attended(self, seen: int) -> int:
-        return min(-(-seen // LENGTH_STEP) * LENGTH_STEP, self.cache.length)
+        return min(decode_length(seen), self.cache.length)
 
     @torch.inference_mode()
     def copy_prefix(self, source: int, target: int, length: int) -> None:

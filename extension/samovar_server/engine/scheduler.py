@@ -2,8 +2,9 @@
 
 Every step decodes one token for each sequence that is past its prompt, and beside them prefills waiting
 prompts, first come, first served, within a budget of tokens (`pace`): a small one while others decode, so
-that a long prompt stalls nobody. A sequence takes its slot when its turn to prefill comes, so that one with
-the same prompt as its forerunner (a further sample, say) finds that prefix computed.
+that a long prompt stalls nobody. A step without prompts checks the drafts of what follows (`draft`), as far
+as they are worth their time. A sequence takes its slot when its turn to prefill comes, so that one with the
+same prompt as its forerunner (a further sample, say) finds that prefix computed.
 
 Where the KV cache's memory is bounded, sequences are let in and grow only while all of them can come to their
 end (`admission`): the newest pause before memory could run out, and nobody is let in meanwhile.
@@ -15,12 +16,15 @@ others, into slots that are kept for them.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from itertools import islice
 
 from samovar_server.engine.admission import Claim, is_safe, may_grow
+from samovar_server.engine.draft import Draft, Drafter, worthwhile
 from samovar_server.engine.grid import WIDEST, cut
 from samovar_server.engine.pace import Pace, prefill_budget
+from samovar_server.engine.row_cost import RowCost
 from samovar_server.engine.sequence import Phase, Sequence
 from samovar_server.engine.slots import Assignment, SlotPool, Trim
 from samovar_server.errors import QueueFull
@@ -43,9 +47,13 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step: the rows to decode, then the chunks to prefill; before them copies, then `trims`."""
+    """One step: the rows to decode, then the chunks to prefill; before them copies, then `trims`.
+
+    `drafts` are the tokens that are to be computed behind the newest one of each sequence that decodes.
+    """
 
     decode: list[Sequence]
+    drafts: list[Seq[int]]
     prefill: list[Chunk]
     trims: list[Trim]
 
@@ -58,13 +66,20 @@ class Plan:
         """Prompt tokens of the step."""
         return sum(chunk.end - chunk.start for chunk in self.prefill)
 
+    @property
+    def drafted(self) -> int:
+        """Draft tokens of the step."""
+        return sum(map(len, self.drafts))
+
 
 class Scheduler:
     """Holds the waiting and the running sequences. Not thread-safe: the engine's thread owns it.
 
     `reserve` of the slots are for sequences that are `express`. `resumes` is the runner's: without it every
-    prompt is computed whole, in one chunk, from its beginning. `room` are the positions that the KV cache may
-    take in all slots together, at least one context window; None if it has its memory already.
+    prompt is computed whole, in one chunk, from its beginning. `room` are the positions that the KV cache
+    may take in all slots together, at least one context window; None if it has its memory already. With
+    `speculative` decoding, steps check drafts: only for a model that gives a token the same bits in any
+    company.
     """
 
     def __init__(
@@ -75,12 +90,14 @@ class Scheduler:
         reserve: int = 0,
         resumes: bool = True,
         room: int | None = None,
+        speculative: bool = False,
     ) -> None:
         self._slots = slots
         self._usual = len(slots.slots) - reserve
         self._max_queue = max_queue
         self._resumes = resumes
         self._room = room
+        self._speculative = speculative
         self._claims: dict[Sequence, Claim] = {}
         self._pausing = False
         self.waiting: deque[Sequence] = deque()
@@ -110,7 +127,7 @@ class Scheduler:
             self._slots.release(sequence.slot)
         sequence.phase = Phase.FINISHED
 
-    def plan(self, pace: Pace) -> Plan:
+    def plan(self, pace: Pace, cost: RowCost) -> Plan:
         """The next step. Takes it for granted that the plan is carried out: first copies, then the rest."""
         decode = self._advancing()
         decode.sort(key=lambda sequence: sequence.slot)  # neighbouring slots are computed without gaps
@@ -120,11 +137,12 @@ class Scheduler:
         while (not chunks or budget >= WIDEST) and (chunk := self._next_chunk(budget, chunks)) is not None:
             chunks.append(chunk)
             budget -= chunk.end - chunk.start
+        drafts: list[Seq[int]] = [()] * len(decode) if chunks else self._drafts(decode, cost)
         trims: list[Trim] = []
         if self._room is not None:
             held = {sequence.slot: claim.held for sequence, claim in self._claims.items()}
             trims = self._slots.fit(held, self._room)
-        return Plan(decode, chunks, trims)
+        return Plan(decode, drafts, chunks, trims)
 
     def _advancing(self) -> list[Sequence]:
         """Who decodes a token in the next step; `_claims` become what all hold behind it."""
@@ -141,6 +159,24 @@ class Scheduler:
                 advancing.append(sequence)
         self._pausing = allowed != wanting
         return advancing
+
+    def _drafts(self, decode: list[Sequence], cost: RowCost) -> list[Seq[int]]:
+        """The tokens that are worth to be computed behind the newest of each; `_claims` count them, too."""
+        nothing: list[Seq[int]] = [()] * len(decode)
+        if not self._speculative or self._pausing:
+            return nothing
+        drafts = [_draft(sequence) for sequence in decode]
+        taken = worthwhile(drafts, cost)
+        if self._room is not None and any(taken):
+            grown = {
+                sequence: self._claims[sequence].grown(more)
+                for sequence, more in zip(decode, taken, strict=True)
+            }
+            claims = self._claims | grown
+            if not is_safe(claims.values(), self._room):
+                return nothing
+            self._claims = claims
+        return [draft.tokens[:more] for draft, more in zip(drafts, taken, strict=True)]
 
     def _next_chunk(self, budget: int, before: list[Chunk]) -> Chunk | None:
         """The next chunk, of `budget` tokens or one block, behind those `before` it in the same step."""
@@ -207,6 +243,13 @@ class Scheduler:
         if self._room is not None:
             self._claims[sequence] = _claim(sequence)
         return assignment
+
+
+def _draft(sequence: Sequence) -> Draft:
+    """What may follow, but for the last token: that is never computed."""
+    if sequence.drafter is None:
+        sequence.drafter = Drafter(sequence.prompt)
+    return sequence.drafter.draft(sequence.output, sequence.max_tokens - len(sequence.output) - 1)
 
 
 def _claim(sequence: Sequence) -> Claim:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from samovar_server.engine.adapters import Adapter
+from samovar_server.engine.draft import Drafter
 from samovar_server.engine.sampler import Matcher
 from samovar_server.engine.text import TextStream
 from samovar_server.errors import SamovarError
@@ -73,6 +74,7 @@ class Sequence:
     slot: int = -1
     prefilled: int = 0
     cached_tokens: int = 0
+    drafter: Drafter | None = None
     arrived: float = field(default_factory=time.monotonic)
 
     @property

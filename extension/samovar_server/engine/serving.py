@@ -23,7 +23,7 @@ from samovar_server.engine.compute import ComputeThread
 from samovar_server.engine.core import Delivery, Engine
 from samovar_server.engine.embedding import Embedder, makes_embeddings
 from samovar_server.engine.embeddings import EmbeddingService
-from samovar_server.engine.exactness import why_not_exact
+from samovar_server.engine.exactness import why_not_exact, why_not_exact_attention
 from samovar_server.engine.fallback import FallbackRunner
 from samovar_server.engine.grammar import Grammars
 from samovar_server.engine.graphs import cuda_capture
@@ -115,6 +115,7 @@ class Serving:
             reserve=self.reserve,
             max_queue=self.spec.max_queue,
             room=self.room,
+            speculative=self.inexact_because is None and self.runner.resumes,
             deliver=lambda outputs: _call_soon(loop, hand_out, outputs),
             on_failure=give_up,
         )
@@ -216,7 +217,9 @@ def prepare_generating(spec: WorkerSpec, report: Report, compute: ComputeThread)
     runner.prefill(0, [token] * 2, 0)
     runner.decode([0], [token], [2])
     # Who runs alone has no neighbours that could change a bit.
-    inexact = why_not_exact(loaded.model) if loaded.in_slots else None
+    inexact = None
+    if isinstance(runner, Runner):
+        inexact = why_not_exact(loaded.model) or why_not_exact_attention(loaded.model, runner.cache)
     if inexact is not None:
         log.info("%s is not exact in company, because %s", spec.model_name, inexact)
     gpu.give_back(runner.device)

@@ -1,8 +1,8 @@
 """What one forward pass of the model works on: a new token for some slots, and pieces of prompts for others.
 
-All of it is one row of tokens to the model: first one token for each decoding slot, then the pieces one
-after the other. Layers that work token by token need not know which is which, and the weights are read
-once for all. Only the KV cache and the attention take the row apart again.
+All of it is one row of tokens to the model: first one token for each decoding slot, then drafts of what
+follows them, then the pieces one after the other. Layers that work token by token need not know which is
+which, and the weights are read once for all. Only the KV cache and the attention take the row apart again.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ class Logits(Enum):
 
 @dataclass(frozen=True, slots=True)
 class NewToken:
-    """The newest token of a slot, to be written at `position`. Its logits are wanted."""
+    """A token of a slot, to be written at `position`: the newest, or one of a draft, so many
+    places `ahead` of it. Its logits are wanted."""
 
     slot: int
     token: int
     position: int
     adapter: Adapter | None = None
+    ahead: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,44 +59,32 @@ class Piece:
 
 
 @dataclass(slots=True)
-class Decoding:
-    """The decoding part of a step: one query for each of `slots` [n], at `positions` [n].
-
-    Their keys and values are written at `places` [n], which are the positions, but for rows of a graph that
-    stand for nobody.
+class Round:
+    """New tokens that are attended with at once, one for each of some slots, at `positions` [n].
 
     Attention runs over all slots from `first` to `last` (exclusive) and over the first `length` positions,
     a bucket that holds all queries. `rows` [n] are the queries' places among those slots, or None when
     there is one for each, in order.
     """
 
-    slots: Tensor
     positions: Tensor
-    places: Tensor
     first: int
     last: int
     length: int
     rows: Tensor | None
     masks: dict[tuple[int | None, int], Tensor] = field(default_factory=dict)
-    indices: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, slots: Seq[int], index: Tensor, positions: Tensor, length: int) -> Decoding:
+    def of(cls, slots: Seq[int], index: Tensor, positions: Tensor, length: int) -> Round:
         """That of new tokens for `slots`, which are in `index`, too."""
         first, last = min(slots), max(slots) + 1
         whole = slots == list(range(first, last))
-        return cls(index, positions, positions, first, last, length, None if whole else index - first)
+        return cls(positions, first, last, length, None if whole else index - first)
 
-    def rows_of(self, buffer: Tensor) -> Tensor:
-        """Where `places` are in a cache's [slots, heads, length, head_dim], the first three dimensions
-        taken as one: [n * heads]. Computed once a step for each size."""
-        _, heads, length, _ = buffer.shape
-        index = self.indices.get((heads, length))
-        if index is None:
-            firsts = torch.arange(heads, device=buffer.device) * length
-            index = (self.slots * (heads * length) + self.places)[:, None] + firsts
-            index = self.indices[heads, length] = index.flatten()
-        return index
+    @property
+    def queries(self) -> int:
+        """How many there are."""
+        return self.positions.shape[0]
 
     def mask(self, window: int | None, like: Tensor, times: int) -> Tensor:
         """Additive mask [slots * times, 1, length], each slot's so many times; computed once a step."""
@@ -107,6 +97,32 @@ class Decoding:
             mask = _mask(queries[:, None, None], keys, window, like).repeat_interleave(times, 0)
             self.masks[window, times] = mask
         return mask
+
+
+@dataclass(slots=True)
+class Decoding:
+    """The decoding part of a step: tokens of `slots` [n], whose keys and values are written at `places` [n].
+
+    Those are their positions, but for rows of a graph that stand for nobody. They are attended with in
+    `rounds`: first the newest token of each slot, then those of its draft, in each round the next of each.
+    So the products of a draft's tokens have the shapes that they would have by themselves, and the same bits.
+    """
+
+    slots: Tensor
+    places: Tensor
+    rounds: Seq[Round]
+    indices: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+
+    def rows_of(self, buffer: Tensor) -> Tensor:
+        """Where `places` are in a cache's [slots, heads, length, head_dim], the first three dimensions
+        taken as one: [n * heads]. Computed once a step for each size."""
+        _, heads, length, _ = buffer.shape
+        index = self.indices.get((heads, length))
+        if index is None:
+            firsts = torch.arange(heads, device=buffer.device) * length
+            index = (self.slots * (heads * length) + self.places)[:, None] + firsts
+            index = self.indices[heads, length] = index.flatten()
+        return index
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +190,8 @@ class Step:
 
     def windows(self) -> set[int | None]:
         """The sliding windows that layers asked for; None is unlimited attention."""
-        decoding = set() if self.decoding is None else {window for window, _ in self.decoding.masks}
+        rounds = () if self.decoding is None else self.decoding.rounds
+        decoding = {window for each in rounds for window, _ in each.masks}
         return decoding | {window for _, _, window in self.masks}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -18,6 +19,9 @@ from samovar_server.engine.text import TextStream
 from samovar_server.protocol.sampling import SamplingParams
 
 VOCABULARY = 97
+
+Rule = Callable[[Seq[int]], int]
+"""The next token, as a function of all before it."""
 
 
 class Digits:
@@ -35,18 +39,25 @@ def next_token(tokens: Seq[int]) -> int:
     return value % VOCABULARY
 
 
-def expected(prompt: Seq[int], count: int) -> list[int]:
+def repeating(tokens: Seq[int]) -> int:
+    """A rule whose texts often say again what they have said."""
+    fresh = next_token(tokens)
+    return tokens[-7] if fresh % 6 and len(tokens) > 7 else fresh
+
+
+def expected(prompt: Seq[int], count: int, rule: Rule = next_token) -> list[int]:
     tokens = list(prompt)
     for _ in range(count):
-        tokens.append(next_token(tokens))
+        tokens.append(rule(tokens))
     return tokens[len(prompt) :]
 
 
 class Call(NamedTuple):
-    """A step: how many slots decoded, and the lengths of the pieces."""
+    """A step: how many slots decoded, the lengths of the pieces, and how many tokens of drafts there were."""
 
     decoded: int
     pieces: list[int]
+    drafted: int = 0
 
 
 class RuleRunner(ModelRunner):
@@ -54,9 +65,11 @@ class RuleRunner(ModelRunner):
 
     resumes = True
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, rule: Rule = next_token) -> None:
         self.rows: list[list[int]] = [[] for _ in range(slots)]
+        self.rule = rule
         self.slots = slots
+        self.drafted = [0] * slots
         self.filled = [0] * slots
         self.most_filled = 0
         self.calls: list[Call] = []
@@ -68,18 +81,28 @@ class RuleRunner(ModelRunner):
             assert self.gate.acquire(timeout=30), "the test never let the step go"
         if self.fail_next:
             raise RuntimeError("out of order")
-        self.calls.append(Call(len(tokens), [len(piece.tokens) for piece in pieces]))
-        slots = [new.slot for new in tokens] + [piece.slot for piece in pieces]
+        newest = [new.slot for new in tokens if not new.ahead]
+        drafted = len(tokens) - len(newest)
+        self.calls.append(Call(len(newest), [len(piece.tokens) for piece in pieces], drafted))
+        slots = newest + [piece.slot for piece in pieces]
         assert len(set(slots)) == len(slots), "a slot twice in a step"
+        assert tokens == sorted(tokens, key=lambda new: new.ahead), "a draft before what it follows"
         logits = []
         for new in tokens:
-            assert len(self.rows[new.slot]) == new.position, "a token at a position that is not the next"
-            self.rows[new.slot].append(new.token)
-            logits.append(self._logits(self.rows[new.slot]))
+            row = self.rows[new.slot]
+            if not new.ahead:  # what a draft has left is written over, and there is nothing else to be
+                assert len(row) - self.drafted[new.slot] <= new.position, "a token that was computed before"
+                del row[new.position :]
+                self.drafted[new.slot] = 0
+            self.drafted[new.slot] += new.ahead > 0
+            assert len(row) == new.position, "a token at a position that is not the next"
+            row.append(new.token)
+            logits.append(self._logits(row))
         for piece in pieces:
             row = self.rows[piece.slot]
             assert len(row) >= piece.start, "a chunk that does not follow on what the slot holds"
             row[piece.start :] = piece.tokens
+            self.drafted[piece.slot] = 0
             logits += [self._logits(row[:end]) for end in range(len(row) - piece.rows + 1, len(row) + 1)]
         for slot in slots:
             self.filled[slot] = max(self.filled[slot], len(self.rows[slot]))
@@ -91,12 +114,14 @@ class RuleRunner(ModelRunner):
         self.rows[target] = self.rows[source][:length]
 
     def trim(self, slot: int, length: int) -> None:
-        del self.rows[slot][length:]
+        row = self.rows[slot]
+        self.drafted[slot] = max(self.drafted[slot] - max(len(row) - length, 0), 0)
+        del row[length:]
         self.filled[slot] = min(self.filled[slot], length)
 
     def _logits(self, tokens: Seq[int]) -> torch.Tensor:
         logits = torch.zeros(VOCABULARY)
-        logits[next_token(tokens)] = 1
+        logits[self.rule(tokens)] = 1
         return logits
 
     def growth_bytes(self, tokens: int | None) -> int:
@@ -126,9 +151,15 @@ class Bench:
     """An Engine over a RuleRunner, with deliveries made on its own thread."""
 
     def __init__(
-        self, slots: int = 4, max_queue: int = 100, reserve: int = 0, room: int | None = None
+        self,
+        slots: int = 4,
+        max_queue: int = 100,
+        reserve: int = 0,
+        room: int | None = None,
+        rule: Rule = next_token,
+        speculative: bool = False,
     ) -> None:
-        self.runner = RuleRunner(slots)
+        self.runner = RuleRunner(slots, rule)
         self.failure: list[Exception] = []
         self.failed = threading.Event()
         self.engine = Engine(
@@ -138,6 +169,7 @@ class Bench:
             reserve=reserve,
             max_queue=max_queue,
             room=room,
+            speculative=speculative,
             deliver=self._deliver,
             on_failure=self._fail,
         )
@@ -155,7 +187,8 @@ class Bench:
         request: Request
         sequence = Sequence(
             prompt=list(prompt),
-            sampling=SamplingParams(temperature=0, stop_tokens=fields.pop("stop_tokens", frozenset())),
+            sampling=fields.pop("sampling", None)
+            or SamplingParams(temperature=0, stop_tokens=fields.pop("stop_tokens", frozenset())),
             max_tokens=max_tokens,
             text=TextStream(Digits(), stops),
             emit=lambda output: self._took(request, output),

@@ -1,4 +1,4 @@
-"""Prefill's attention: right, and the same bits however a prompt is cut into chunks."""
+"""Attention is right; a query's bits are the same however a prompt is cut and whoever decodes beside it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from samovar_server.engine.attention import Settings, attend_rows
-from samovar_server.engine.grid import HALVED_AT, cut, tile
-from samovar_server.engine.step import Piece, Step
+from samovar_server.engine.grid import HALVED_AT, cut, decode_length, tile
+from samovar_server.engine.step import Decoding, Piece, Round, Step
 
 LENGTH = HALVED_AT[-1] + 100
 HEAD_DIM = 16
@@ -114,3 +114,34 @@ def test_half_precision_too_keeps_its_bits() -> None:
     rng = random.Random(0)
     pieces = chunks(LENGTH, partial(rng.randint, 1, 100))
     assert torch.equal(attended(query, key, value, pieces, settings), whole)
+
+
+def decoded(
+    query: Tensor, key: Tensor, value: Tensor, positions: list[int], slots: list[int], settings: Settings
+) -> Tensor:
+    """What new tokens of `slots` at `positions` get, in one step."""
+    index, at = torch.tensor(slots), torch.tensor(positions)
+    step = Step(Decoding(index, at, [Round.of(slots, index, at, decode_length(max(positions) + 1))]), [])
+    return attend_rows(query, key, value, step, settings)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(("kv_heads", "head_dim"), [(1, 64), (2, 64), (2, 128), (6, 16), (6, 128)])
+def test_a_new_token_gets_the_same_bits_whoever_is_beside_it(name: str, kv_heads: int, head_dim: int) -> None:
+    source = torch.Generator().manual_seed(0)
+    settings, slots = SETTINGS[name], 8
+    key, value = torch.randn(2, slots, kv_heads, 2048, head_dim, generator=source)
+    rng = random.Random(f"{name} {kv_heads} {head_dim}")
+    for position in (3, 40, 200, 390, 700, 1500):
+        query = torch.randn(slots, 6, head_dim, generator=source) * head_dim**-0.5
+        alone = decoded(query[:2], key, value, [position, position], [0, 1], settings)
+        at = torch.arange(2048) == position
+        textbook = query.new_zeros(2048, 6, head_dim)
+        textbook[at] = query[:1]
+        expected = reference(textbook[: position + 1], key, value, settings)[-1]
+        assert (alone[0] - expected).abs().max() < 1e-5
+        for longest in (position, position + 20, 1000, 2047):
+            others = [rng.randrange(max(longest, position) + 1) for _ in range(slots - 2)]
+            positions = [position, position, *others[:-1], max(longest, position)]
+            beside = decoded(query, key, value, positions, list(range(slots)), settings)
+            assert torch.equal(beside[:2], alone), (position, longest)

@@ -36,27 +36,36 @@ QUESTIONS = [
 
 
 class Recorder(Runner):
-    """A runner that keeps the logits behind every token, by slot."""
+    """A runner that keeps the logits behind every token, by slot and position; so many `drafted`."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.seen: dict[int, list[torch.Tensor]] = {}
+        self.seen: dict[tuple[int, int], torch.Tensor] = {}
+        self.drafted = 0
 
     def run(self, tokens: Any, pieces: Any) -> torch.Tensor:
         logits = super().run(tokens, pieces)
         rows = iter(logits)
         for new in tokens:
-            self.seen[new.slot].append(next(rows).clone())
+            self.seen[new.slot, new.position] = next(rows).clone()
+            self.drafted += new.ahead > 0
         for piece in pieces:
-            mine = [next(rows) for _ in range(piece.rows)]
-            self.seen[piece.slot] = [row.clone() for row in mine[-1:]]
+            for mine in [next(rows) for _ in range(piece.rows)]:
+                self.seen[piece.slot, piece.end - 1] = mine.clone()
         return logits
+
+    def behind(self, sequence: Sequence) -> torch.Tensor:
+        """The logits by which the tokens of its output were chosen."""
+        first = len(sequence.prompt) - 1
+        return torch.stack([self.seen[sequence.slot, first + n] for n in range(len(sequence.output))])
 
 
 class Run:
     """Requests on an engine of their own, with the logits of each."""
 
-    def __init__(self, loaded: LoadedWeights, slots: int = 16, room: int | None = None) -> None:
+    def __init__(
+        self, loaded: LoadedWeights, slots: int = 16, room: int | None = None, *, speculative: bool = False
+    ) -> None:
         self.loaded = loaded
         self.runner = Recorder(loaded.model, slots, 2048)
         self.logits: dict[int, torch.Tensor] = {}
@@ -66,6 +75,7 @@ class Run:
             slots=slots,
             max_queue=100,
             room=room,
+            speculative=speculative,
             deliver=self._deliver,
             on_failure=lambda error: None,
         )
@@ -78,7 +88,7 @@ class Run:
 
         def took(output: Output) -> None:
             if output.finish_reason is not None:
-                self.logits[id(sequence)] = torch.stack(self.runner.seen[sequence.slot])
+                self.logits[id(sequence)] = self.runner.behind(sequence)
                 done.set()
 
         params = replace(params, stop_tokens=self.loaded.stop_tokens)
@@ -154,8 +164,10 @@ def test_same_request_same_bits_in_any_company(seed: int, loaded: LoadedWeights)
     assert again.cached_tokens > 0 or len(prompt) <= 32
     alone.engine.stop()
 
-    crowd = Run(loaded, room=2048 if seed % 2 else None)  # with it some wait and pause for want of memory
-    others = [[rng.randrange(3, 40_000) for _ in range(rng.randrange(1, 300))] for _ in range(15)]
+    # With a room some wait and pause for want of memory; with drafts some tokens are computed ahead.
+    crowd = Run(loaded, room=3072 if seed % 2 else None, speculative=True)
+    others = [[rng.randrange(3, 40_000) for _ in range(rng.randrange(1, 300))] for _ in range(14)]
+    others.insert(rng.randrange(15), [rng.randrange(3, 40_000) for _ in range(rng.randrange(400, 900))])
     at = rng.randrange(16)
     started: list[tuple[Sequence, threading.Event]] = []
     for number in range(16):
@@ -175,6 +187,24 @@ def test_same_request_same_bits_in_any_company(seed: int, loaded: LoadedWeights)
     assert torch.equal(alone.logits[id(again)], bits), "a reused prefix shows"
     assert torch.equal(crowd.logits[id(among[0])], bits), "the neighbours show"
     assert lonely.output == again.output == among[0].output
+
+
+@pytest.mark.skipif(not can_pack(), reason="without exact products there is no speculative decoding")
+@pytest.mark.parametrize("temperature", [0, 0.7])
+def test_drafts_change_no_bit_of_an_answer(loaded: LoadedWeights, temperature: float) -> None:
+    text = "Say this again, word by word: the samovar hums, the snow falls, the samovar hums, the snow falls."
+    repeats = render_chat(loaded.tokenizer, [{"role": "user", "content": text}])
+    runs = Run(loaded), Run(loaded, speculative=True)
+    for seed, prompt in enumerate([repeats, *prompts(loaded)[:3]]):
+        params = SamplingParams(temperature=temperature, seed=seed)
+        plain, drafted = (run.generate(prompt, 60, params) for run in runs)
+        assert drafted.output == plain.output
+        assert torch.equal(runs[1].logits[id(drafted)], runs[0].logits[id(plain)])
+    stats = runs[1].engine.stats
+    assert stats.draft_tokens == runs[1].runner.drafted > stats.accepted_tokens > 0
+    assert runs[0].runner.drafted == 0
+    for run in runs:
+        run.engine.stop()
 
 
 def test_packed_linear_layers_agree_with_torch_and_with_themselves() -> None:

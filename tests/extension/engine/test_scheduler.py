@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from samovar_server.engine.pace import Pace
+from samovar_server.engine.row_cost import RowCost
 from samovar_server.engine.scheduler import Plan, Scheduler
 from samovar_server.engine.sequence import Phase, Sequence
 from samovar_server.engine.slots import SlotPool
@@ -17,7 +18,7 @@ def sequence(prompt: list[int], max_tokens: int) -> Sequence:
 
 def step(scheduler: Scheduler) -> Plan:
     """A step in which every token is as good as any."""
-    plan = scheduler.plan(Pace())
+    plan = scheduler.plan(Pace(), RowCost())
     begun = [chunk.sequence for chunk in plan.prefill if chunk.is_last]
     for advanced in [*plan.decode, *begun]:
         advanced.output.append(0)

@@ -1,0 +1,64 @@
+"""What a row costs in a step that only decodes, followed from the times that steps take.
+
+It depends on the model, the machine and the quantisation, from next to nothing where a step waits for the
+weights to all of a step's time where it waits for the products. Pure functions of those times.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+EXPECTED_SHARE = 0.08
+"""Of a step with one row: what a row is taken to cost before steps of different sizes have shown it."""
+EXPECTED_SPREAD = 2.0
+"""For how much evidence that stands, as a sum of squared differences in rows."""
+LEAST_SHARE = 0.2
+"""Of the expected cost: steps never show that rows cost nothing."""
+MEMORY = 0.97
+"""The weight of a step against that of the next one."""
+OUTLIER = 2.0
+"""How many times as long as it should take a step counts for at most: what holds up one step is no row's."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowCost:
+    """A line through the last steps' rows and seconds, by least squares that forget.
+
+    `rows` and `seconds` are means, `spread` and `covariance` the sums of squares and products about them, in
+    which all steps together have the `weight`.
+    """
+
+    weight: float = 0.0
+    rows: float = 0.0
+    seconds: float = 0.0
+    spread: float = 0.0
+    covariance: float = 0.0
+
+    def after(self, rows: int, seconds: float) -> RowCost:
+        """The cost after a step of so many rows and `seconds`."""
+        if self.weight:
+            seconds = min(seconds, OUTLIER * self.step(rows))
+        weight = self.weight * MEMORY + 1
+        more_rows, more_seconds = rows - self.rows, seconds - self.seconds
+        before = 1 - 1 / weight
+        return RowCost(
+            weight,
+            self.rows + more_rows / weight,
+            self.seconds + more_seconds / weight,
+            self.spread * MEMORY + before * more_rows**2,
+            self.covariance * MEMORY + before * more_rows * more_seconds,
+        )
+
+    @property
+    def row(self) -> float:
+        """Seconds that one row more takes; 0 before the first step."""
+        if not self.weight:
+            return 0.0
+        expected = EXPECTED_SHARE * self.seconds / (1 + EXPECTED_SHARE * (self.rows - 1))
+        shown = (self.covariance + EXPECTED_SPREAD * expected) / (self.spread + EXPECTED_SPREAD)
+        # Never more than if a step were nothing but its rows.
+        return min(max(shown, LEAST_SHARE * expected), self.seconds / self.rows)
+
+    def step(self, rows: int) -> float:
+        """Seconds that a step of so many rows takes."""
+        return self.seconds + self.row * (rows - self.rows)

@@ -32,7 +32,8 @@ LOAD_SECONDS = Histogram(
 )
 TOKENS = Counter(
     "samovar_tokens",
-    "Tokens, by kind: prompt tokens that were computed, those found in the KV cache, generated ones.",
+    "Tokens, by kind: prompt tokens that were computed, those found in the KV cache, generated ones, and "
+    "drafts, those checked and those accepted.",
     ["model", "kind"],
 )
 USAGE_TOKENS = Counter(
@@ -85,6 +86,8 @@ def count_tokens(counted: TokensCounted) -> None:
     TOKENS.labels(model, "prompt").inc(counted.prompt_tokens)
     TOKENS.labels(model, "cached").inc(counted.cached_tokens)
     TOKENS.labels(model, "generated").inc(counted.generated_tokens)
+    TOKENS.labels(model, "draft").inc(counted.draft_tokens)
+    TOKENS.labels(model, "accepted").inc(counted.accepted_tokens)
 
 
 def count_usage(model: str, user: str, prompt_tokens: int, completion_tokens: int) -> None:

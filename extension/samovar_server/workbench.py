@@ -208,6 +208,15 @@ class Workbench(LoggingConfigurable):
         """,
     ).tag(config=True)
 
+    speculative = Bool(
+        True,
+        help="""
+        Let samovar's own engine compute tokens ahead of their time: what followed the last tokens earlier in
+        the text is checked together with them. Answers come sooner and are the same to the last bit; a model
+        for which that cannot be promised is run without. False if times of single steps are what you measure.
+        """,
+    ).tag(config=True)
+
     spare_worker = Bool(
         True,
         help="""
@@ -250,6 +259,7 @@ class Workbench(LoggingConfigurable):
             slots=self.slots,
             reserve=reserve,
             max_queue=self.max_queue,
+            speculative=self.speculative,
             conversions=conversions,
         )
         self._own_engine = own_engine

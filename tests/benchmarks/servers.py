@@ -43,8 +43,9 @@ class Server:
     start: Callable[[Path], AbstractContextManager[Served]] = field(repr=False)
 
 
-def samovar(model: Path, quantization: str) -> Server:
-    """samovar as its users run it: a Jupyter server, the model in a worker behind it."""
+def samovar(model: Path, quantization: str, *, speculative: bool = True) -> Server:
+    """samovar as its users run it: a Jupyter server, the model in a worker behind it. Without `speculative`
+    decoding it computes each token by itself."""
 
     @contextmanager
     def start(folder: Path) -> Iterator[Served]:
@@ -52,6 +53,7 @@ def samovar(model: Path, quantization: str) -> Server:
             *tell_worker_address(folder),
             f"--Workbench.model_folders={model.parent}",
             f"--Workbench.slots={SLOTS}",
+            f"--Workbench.speculative={speculative}",
             "--Workbench.spare_worker=False",  # its import would run beside the measurement
         )
         load = {"model": model.name, "quantization": quantization}
@@ -76,7 +78,8 @@ def samovar(model: Path, quantization: str) -> Server:
                 ),
             )
 
-    return Server(f"samovar {'fp32' if quantization == 'none' else quantization}", start)
+    name = f"samovar {'fp32' if quantization == 'none' else quantization}"
+    return Server(name if speculative else f"{name}, not speculative", start)
 
 
 def tell_worker_address(folder: Path) -> list[str]:

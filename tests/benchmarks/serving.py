@@ -154,6 +154,8 @@ def servers(options: argparse.Namespace) -> list[Server]:
     return [
         samovar(model, "none"),
         samovar(model, "int4"),
+        samovar(model, "none", speculative=False),
+        samovar(model, "int4", speculative=False),
         transformers_serve(model, options.transformers_python, continuous_batching=False),
         transformers_serve(model, options.transformers_python, continuous_batching=True),
         llamacpp(gguf, options.llamacpp_python),

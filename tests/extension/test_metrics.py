@@ -40,12 +40,11 @@ def test_changes_are_counted_by_model() -> None:
 
 
 def test_tokens_are_counted_by_kind() -> None:
-    metrics.count_tokens(TokensCounted("metrics/b", 5, 7, 11))
+    metrics.count_tokens(TokensCounted("metrics/b", 5, 7, 11, 8, 3))
     metrics.count_tokens(TokensCounted("metrics/b", 1, 0, 2))
-    counts = [
-        value("samovar_tokens_total", model="metrics/b", kind=k) for k in ("prompt", "cached", "generated")
-    ]
-    assert counts == [6, 7, 13]
+    kinds = ("prompt", "cached", "generated", "draft", "accepted")
+    counts = [value("samovar_tokens_total", model="metrics/b", kind=kind) for kind in kinds]
+    assert counts == [6, 7, 13, 8, 3]
 
 
 def test_a_stream_is_timed_from_its_request_to_its_first_piece_and_from_piece_to_piece() -> None:

@@ -38,8 +38,9 @@ class TransformersBackend:
     """Honours device, dtype, quantization and context_length.
 
     `command` empty means this Python with samovar's engine. Up to `slots` requests of one model are
-    decoded together, fewer where memory is short; up to `max_queue` more wait. A model in GGUF is turned
-    into safetensors before its first load, in a folder below `conversions`.
+    decoded together, fewer where memory is short; up to `max_queue` more wait. `speculative` is the
+    WorkerSpec's. A model in GGUF is turned into safetensors before its first load, in a folder below
+    `conversions`.
     """
 
     name: ClassVar[str] = "transformers"
@@ -66,12 +67,14 @@ class TransformersBackend:
         slots: int,
         reserve: int = 0,
         max_queue: int,
+        speculative: bool = True,
         conversions: Path,
     ) -> None:
         self._is_own = not command
         self.command: Sequence[str] = tuple(command) or ENGINE_COMMAND
         self._slots, self._reserve = slots, reserve
         self._max_queue = max_queue
+        self._speculative = speculative
         self._conversions = conversions
 
     def check(self) -> None:
@@ -138,6 +141,7 @@ class TransformersBackend:
             secret=secret,
             kv_tokens=plan.memory.kv_tokens,
             reserve=reserve_within(plan.memory.slots, self._slots, self._reserve),
+            speculative=self._speculative,
         )
 
     def _folder(self, model: ResolvedModel) -> Path:

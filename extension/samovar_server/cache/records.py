@@ -75,12 +75,15 @@ class QueueLength:
 
 @dataclass(frozen=True, slots=True)
 class TokensCounted:
-    """Tokens of a model since the last count: computed of prompts, found in the KV cache, generated."""
+    """Tokens of a model since the last count: computed of prompts, found in the KV cache, generated, and of
+    drafts: computed and accepted."""
 
     model: str
     prompt_tokens: int
     cached_tokens: int
     generated_tokens: int
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +163,8 @@ class EngineStats:
     """What one worker's engine does now and has done since it started, in sequences and tokens.
 
     `prompt_tokens` were computed, `cached_tokens` were found in the KV cache; `prefix_hit_rate` is the
-    share of the latter in both, 0 when none.
+    share of the latter in both, 0 when none. `draft_tokens` were computed ahead of their time, of which
+    `accepted_tokens` were right; `acceptance_rate` is the share of the latter in the former, 0 when none.
     """
 
     cache_key: str
@@ -170,6 +174,9 @@ class EngineStats:
     cached_tokens: int
     prefix_hit_rate: float
     generated_tokens: int
+    draft_tokens: int
+    accepted_tokens: int
+    acceptance_rate: float
 
     @classmethod
     def from_status(cls, cache_key: str, status: WorkerStatus) -> EngineStats:
@@ -183,4 +190,7 @@ class EngineStats:
             cached_tokens=cached,
             prefix_hit_rate=cached / (computed + cached) if cached else 0.0,
             generated_tokens=status.generated_tokens,
+            draft_tokens=status.draft_tokens,
+            accepted_tokens=status.accepted_tokens,
+            acceptance_rate=status.accepted_tokens / status.draft_tokens if status.draft_tokens else 0.0,
         )

@@ -44,6 +44,8 @@ class Telling:
                 prompt_tokens=now.prompt_tokens - before.prompt_tokens,
                 cached_tokens=now.cached_tokens - before.cached_tokens,
                 generated_tokens=now.generated_tokens - before.generated_tokens,
+                draft_tokens=now.draft_tokens - before.draft_tokens,
+                accepted_tokens=now.accepted_tokens - before.accepted_tokens,
             )
         )
 

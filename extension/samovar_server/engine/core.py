@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+NOTHING_KNOWN = RowCost()
+
 Delivery = list[tuple[Sequence, Output]]
 
 
@@ -69,7 +71,7 @@ class Advance:
 class Engine:
     """Generates for many sequences at once, `reserve` of the `slots` being for those that are `express`.
 
-    `room` and `speculative` are the Scheduler's.
+    `room` and `speculative` are the Scheduler's. `cost` is where it begins to follow what rows cost.
 
     `submit` and `abort` may be called from any thread. Outputs of a step are handed to `deliver` in one
     call on the compute thread, which is to pass them on to where sequences' `emit` belongs.
@@ -86,6 +88,7 @@ class Engine:
         max_queue: int,
         room: int | None = None,
         speculative: bool = False,
+        cost: RowCost = NOTHING_KNOWN,
         deliver: Callable[[Delivery], None],
         on_failure: Callable[[Exception], None],
     ) -> None:
@@ -96,7 +99,7 @@ class Engine:
             self._pool, max_queue, reserve=reserve, resumes=runner.resumes, room=room, speculative=speculative
         )
         self._pace = Pace()
-        self._cost = RowCost()
+        self._cost = cost
         self._deliver = deliver
         self._on_failure = on_failure
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()

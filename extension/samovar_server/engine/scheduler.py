@@ -247,6 +247,8 @@ class Scheduler:
 
 def _draft(sequence: Sequence) -> Draft:
     """What may follow, but for the last token: that is never computed."""
+    if sequence.adapter is not None and sequence.adapter.inexact_because is not None:
+        return Draft((), ())  # its bits would tell whether a draft was right
     if sequence.drafter is None:
         sequence.drafter = Drafter(sequence.prompt)
     return sequence.drafter.draft(sequence.output, sequence.max_tokens - len(sequence.output) - 1)

@@ -99,6 +99,8 @@ class StatusHandler(WorkerHandler):
                 "prompt_tokens": stats.prompt_tokens,
                 "cached_tokens": stats.cached_tokens,
                 "generated_tokens": stats.generated_tokens,
+                "draft_tokens": stats.draft_tokens,
+                "accepted_tokens": stats.accepted_tokens,
                 "steps": stats.steps,
                 "busy_seconds": stats.busy_seconds,
             }

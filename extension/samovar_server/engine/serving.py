@@ -115,7 +115,8 @@ class Serving:
             reserve=self.reserve,
             max_queue=self.spec.max_queue,
             room=self.room,
-            speculative=self.inexact_because is None and self.runner.resumes,
+            # Where bits depend on the company, they would depend on whether a draft was right.
+            speculative=self.spec.speculative and self.inexact_because is None and self.runner.resumes,
             deliver=lambda outputs: _call_soon(loop, hand_out, outputs),
             on_failure=give_up,
         )

@@ -23,9 +23,9 @@ class WorkerSpec:
 
     `model_path` is the model's folder; `model_name` is what answers call it. `slots` is how many
     requests are decoded together, `reserve` of them in slots that the server fills with newcomers, and
-    `max_queue` how many more may wait. A `context_length` of None
-    means the model's own window. `kv_tokens` are the tokens whose keys and values the server counts with;
-    None: every slot at full length.
+    `max_queue` how many more may wait. A `context_length` of None means the model's own window. `kv_tokens`
+    are the tokens whose keys and values the server counts with; None: every slot at full length.
+    `speculative` allows to compute tokens ahead of their time where that changes no bit.
     """
 
     model_path: str
@@ -39,6 +39,7 @@ class WorkerSpec:
     secret: str = field(repr=False)
     kv_tokens: int | None = None
     reserve: int = 0
+    speculative: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ class WorkerStatus:
     """What a worker answers to `GET /status`; None or 0 where its engine does not tell.
 
     `running` and `waiting` count sequences, the others tokens: `prompt_tokens` were computed,
-    `cached_tokens` were found in the KV cache.
+    `cached_tokens` were found in the KV cache, `draft_tokens` were computed ahead of their time, and of those
+    `accepted_tokens` were right.
     """
 
     memory_bytes: int | None = None
@@ -25,6 +26,8 @@ class WorkerStatus:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
     steps: int | None = None
 
     @property

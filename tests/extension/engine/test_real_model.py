@@ -36,7 +36,7 @@ QUESTIONS = [
 
 
 class Recorder(Runner):
-    """A runner that keeps the logits behind every token, by slot and position; so many `drafted`."""
+    """A runner that keeps the logits behind every token, by slot and position; and counts drafts."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

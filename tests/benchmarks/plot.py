@@ -8,7 +8,7 @@ from html import escape
 
 from tests.benchmarks.results import Cycles, Fairness, Serving
 
-COLOURS = ("#b5482a", "#e39a5f", "#7d8ca3", "#4a5f7f", "#5d8a66", "#8f6f9e")
+COLOURS = ("#b5482a", "#e39a5f", "#d69c8a", "#f0cda9", "#7d8ca3", "#4a5f7f", "#5d8a66", "#8f6f9e")
 BAR, GAP, HEIGHT, LEFT, TOP = 34, 36, 260, 50, 40
 
 

@@ -54,6 +54,7 @@ def samovar(model: Path, quantization: str, *, speculative: bool = True) -> Serv
             f"--Workbench.model_folders={model.parent}",
             f"--Workbench.slots={SLOTS}",
             f"--Workbench.speculative={speculative}",
+            "--Workbench.default_ttl=0",  # while others have their turns, too
             "--Workbench.spare_worker=False",  # its import would run beside the measurement
         )
         load = {"model": model.name, "quantization": quantization}

@@ -178,7 +178,7 @@ class Engine:
         """Learn from what the step took."""
         rows = len(plan.decode)
         if not plan.prefill:
-            self._cost = self._cost.after(rows + plan.drafted, seconds)
+            self._cost = self._cost.after(rows, plan.drafted, seconds)
             seconds -= self._cost.row * plan.drafted  # what it would have taken without
         self._pace = self._pace.after(seconds, rows=rows, prefilled=plan.prefilled)
 

@@ -153,7 +153,7 @@ class CheapRows(RowCost):
 
     row = 0.05
 
-    def after(self, rows: int, seconds: float) -> RowCost:
+    def after(self, sequences: int, drafted: int, seconds: float) -> RowCost:
         return self
 
     def step(self, rows: int) -> float:

@@ -58,12 +58,12 @@ def test_nothing_is_learned_of_tokens_behind_a_wrong_one() -> None:
     assert after.odds[1] / after.odds[0] == pytest.approx(before.odds[1] / before.odds[0])
 
 
-def cost(step: float, row: float, rows: int) -> RowCost:
-    """That of a machine on which steps of about so many rows have shown these costs, for long."""
+def cost(step: float, row: float, sequences: int) -> RowCost:
+    """That of a machine on which steps with so many sequences have shown these costs, for long."""
     followed = RowCost()
     for index in range(500):
-        count = rows + index % 4
-        followed = followed.after(count, step + row * count)
+        drafted = index % 4
+        followed = followed.after(sequences, drafted, step + row * (sequences + drafted))
     return followed
 
 

@@ -22,6 +22,7 @@ from samovar_server.engine.sequence import Output, Sequence
 from samovar_server.engine.text import TextStream, render_chat
 from samovar_server.loader.spec import WorkerSpec
 from samovar_server.protocol.sampling import SamplingParams
+from tests.extension.engine.helpers import CheapRows
 
 pytestmark = pytest.mark.real
 
@@ -76,6 +77,7 @@ class Run:
             max_queue=100,
             room=room,
             speculative=speculative,
+            cost=CheapRows(),  # drafts whatever steps take here
             deliver=self._deliver,
             on_failure=lambda error: None,
         )

@@ -227,15 +227,17 @@ class Engine:
         self._finish_and_deliver(ended + self._advance(advances, logits))
 
     def _advance(self, advances: list[Advance], logits: Tensor) -> Delivery:
-        """Choose each sequence's next token by its row of `logits`, and turn it into text.
-
-        As long as it is the draft's, so the token behind it."""
+        """Choose each sequence's next token by its row of `logits`, and turn it into text; as long as that
+        was the draft's, the token behind it, too.
+        """
         outputs: Delivery = []
         going_on, ahead = advances, 0
         while going_on:
             rows = [advance.rows[ahead] for advance in going_on]
-            mine = logits
-            if rows != list(range(len(logits))):
+            first, last = rows[0], rows[-1] + 1
+            if rows == list(range(first, last)):  # as all newest tokens' are: no copy
+                mine = logits[first:last]
+            else:
                 mine = logits[torch.tensor(rows, dtype=torch.long, device=logits.device)]
             tokens = sample(mine, [advance.sequence for advance in going_on])
             right = []

@@ -137,7 +137,7 @@ class Scheduler:
         while (not chunks or budget >= WIDEST) and (chunk := self._next_chunk(budget, chunks)) is not None:
             chunks.append(chunk)
             budget -= chunk.end - chunk.start
-        drafts: list[Seq[int]] = [()] * len(decode) if chunks else self._drafts(decode, cost)
+        drafts = self._drafts(decode, chunks, cost)
         trims: list[Trim] = []
         if self._room is not None:
             held = {sequence.slot: claim.held for sequence, claim in self._claims.items()}
@@ -160,10 +160,10 @@ class Scheduler:
         self._pausing = allowed != wanting
         return advancing
 
-    def _drafts(self, decode: list[Sequence], cost: RowCost) -> list[Seq[int]]:
+    def _drafts(self, decode: list[Sequence], beside: list[Chunk], cost: RowCost) -> list[Seq[int]]:
         """The tokens that are worth to be computed behind the newest of each; `_claims` count them, too."""
         nothing: list[Seq[int]] = [()] * len(decode)
-        if not self._speculative or self._pausing:
+        if beside or not self._speculative or self._pausing:
             return nothing
         drafts = [_draft(sequence) for sequence in decode]
         taken = worthwhile(drafts, cost)

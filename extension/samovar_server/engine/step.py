@@ -104,8 +104,8 @@ class Decoding:
     """The decoding part of a step: tokens of `slots` [n], whose keys and values are written at `places` [n].
 
     Those are their positions, but for rows of a graph that stand for nobody. They are attended with in
-    `rounds`: first the newest token of each slot, then those of its draft, in each round the next of each.
-    So the products of a draft's tokens have the shapes that they would have by themselves, and the same bits.
+    `rounds`, in their order: no slot is twice in one, so that the products of a draft's tokens have the
+    shapes that they would have by themselves, and the same bits.
     """
 
     slots: Tensor

@@ -32,6 +32,10 @@ class Digits:
         return "".join(f"<{token}>" for token in token_ids)
 
 
+def text_of(tokens: list[int]) -> str:
+    return Digits().decode(tokens)
+
+
 def next_token(tokens: Seq[int]) -> int:
     """The rule: any lost, doubled or foreign position changes it."""
     value = 7
@@ -211,6 +215,16 @@ class Bench:
         request = Request(list(prompt), sequence)
         self.engine.submit(sequence)
         return request
+
+    def check_answers(self, requests: Seq[Request], dropped: Seq[Request]) -> None:
+        """Abort the `dropped` of `requests`; all others end, with the texts of the rule."""
+        for request in dropped:
+            self.engine.abort(request.sequence)
+        for request in requests:
+            if request not in dropped:
+                assert request.done.wait(60)
+                tokens = expected(request.prompt, request.sequence.max_tokens, self.runner.rule)
+                assert request.text == text_of(tokens)
 
     def _took(self, request: Request, output: Output) -> None:
         assert not request.done.is_set(), "an output after the end"

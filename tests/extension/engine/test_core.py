@@ -15,11 +15,7 @@ from samovar_server.engine.text import TextStream
 from samovar_server.errors import InvalidRequest, QueueFull, SamovarError
 from samovar_server.protocol.place import Place
 from samovar_server.protocol.sampling import SamplingParams
-from tests.extension.engine.helpers import Bench, Digits, expected, next_token
-
-
-def text_of(tokens: list[int]) -> str:
-    return Digits().decode(tokens)
+from tests.extension.engine.helpers import Bench, Digits, expected, next_token, text_of
 
 
 def test_one_request_from_prompt_to_length() -> None:
@@ -40,13 +36,7 @@ def test_many_ragged_requests_with_shared_prefixes(seed: int) -> None:
         for _ in range(20):
             prompt = shared[: rng.randrange(200)] + [rng.randrange(97) for _ in range(rng.randrange(1, 80))]
             requests.append(bench.submit(prompt, max_tokens=rng.randrange(1, 30)))
-        dropped = rng.sample(requests, 5)
-        for request in dropped:
-            bench.engine.abort(request.sequence)
-        for request in requests:
-            if request not in dropped:
-                assert request.done.wait(60)
-                assert request.text == text_of(expected(request.prompt, request.sequence.max_tokens))
+        bench.check_answers(requests, dropped=rng.sample(requests, 5))
     assert bench.engine.running == bench.engine.waiting == 0
     assert not bench.failure
 
@@ -357,12 +347,7 @@ def test_the_cache_takes_no_more_than_its_room_and_all_answers_end(seed: int) ->
         for _ in range(25):
             prompt = shared[: rng.randrange(60)] + [rng.randrange(97) for _ in range(rng.randrange(1, 40))]
             requests.append(bench.submit(prompt, max_tokens=rng.randrange(1, window - len(prompt))))
-        for request in rng.sample(requests, 4):
-            bench.engine.abort(request.sequence)
-            requests.remove(request)
-        for request in requests:
-            assert request.done.wait(60)
-            assert request.text == text_of(expected(request.prompt, request.sequence.max_tokens))
+        bench.check_answers(requests, dropped=rng.sample(requests, 4))
     assert not bench.failure
     assert bench.runner.most_filled <= room
 

@@ -109,6 +109,9 @@ def _decode(
     else:
         mask = of.mask(settings.window, query, kv_heads)
         seen_keys, seen_values = seen_keys.flatten(0, 1), seen_values.flatten(0, 1)
+        if len(grouped) == 1:  # MKL would split a product that is alone among its threads, with other bits
+            grouped, mask = grouped.expand(2, -1, -1), mask.expand(2, -1, -1)
+            seen_keys, seen_values = seen_keys.expand(2, -1, -1), seen_values.expand(2, -1, -1)
         blocks = decode_blocks(of.length)
         parts = []
         for block in blocks:
@@ -126,7 +129,7 @@ def _decode(
         for block in blocks[1:]:
             out.add_(torch.bmm(weights[..., block], seen_values[:, block]))
     out = out.view(-1, heads, value.shape[-1])
-    return out if of.rows is None else out[of.rows]
+    return out[: of.queries] if of.rows is None else out[of.rows]
 
 
 def _prefill(

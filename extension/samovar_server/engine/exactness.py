@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from samovar_server.engine.attention import Settings, attend_rows
-from samovar_server.engine.grid import DECODE_BLOCK, LEAST_DECODED, decode_length
+from samovar_server.engine.grid import DECODE_BLOCK, DECODE_STEP, LEAST_DECODED, decode_length
 from samovar_server.engine.kv_cache import SlotCache
 from samovar_server.engine.linear import RowLinear, rows_agree
 from samovar_server.engine.step import Decoding, Round, Step
@@ -68,6 +68,6 @@ def decode_agrees(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) 
 
     return all(
         torch.equal(decoded([position]), decoded([position, *others]))
-        for position in (LEAST_DECODED // 2, DECODE_BLOCK - 1, DECODE_BLOCK + LEAST_DECODED)
+        for position in range(LEAST_DECODED // 2, DECODE_BLOCK + 2 * LEAST_DECODED, DECODE_STEP)
         for others in ([0], [length - 1, 5, length // 2, 0])
     )

@@ -17,9 +17,9 @@ TILES = ((64, 64), (1024, 32))
 """Up to a position, how many queries are attended with together: some blocks, whose products are then less
 than those of each."""
 
-DECODE_BLOCK = 256
-"""Keys, and values, that a decode product takes at most. MKL adds up 384 terms in one go; it splits longer
-sums at places that depend on their length."""
+DECODE_BLOCK = 192
+"""Keys, and values, that a decode product takes at most. MKL adds up so many terms in one go without AVX512,
+twice as many with it; it splits longer sums at places that depend on their length."""
 DECODE_STEP = 16
 """Decode attends to a multiple of this many positions: whole vectors, and little that is read in vain."""
 LEAST_DECODED = 64

@@ -126,15 +126,17 @@ def decoded(
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize(("kv_heads", "head_dim"), [(1, 64), (2, 64), (2, 128), (6, 16), (6, 128)])
+@pytest.mark.parametrize(("kv_heads", "head_dim"), [(1, 64), (1, 128), (2, 64), (2, 128), (6, 16), (6, 128)])
 def test_a_new_token_gets_the_same_bits_whoever_is_beside_it(name: str, kv_heads: int, head_dim: int) -> None:
     source = torch.Generator().manual_seed(0)
     settings, slots = SETTINGS[name], 8
     key, value = torch.randn(2, slots, kv_heads, 2048, head_dim, generator=source)
     rng = random.Random(f"{name} {kv_heads} {head_dim}")
-    for position in (3, 40, 200, 390, 700, 1500):
+    for position in (3, 40, 110, 150, 200, 390, 700, 1500):
         query = torch.randn(slots, 6, head_dim, generator=source) * head_dim**-0.5
-        alone = decoded(query[:2], key, value, [position, position], [0, 1], settings)
+        alone = torch.cat(
+            [decoded(query[slot][None], key, value, [position], [slot], settings) for slot in (0, 1)]
+        )
         at = torch.arange(2048) == position
         textbook = query.new_zeros(2048, 6, head_dim)
         textbook[at] = query[:1]

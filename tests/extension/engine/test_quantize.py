@@ -22,9 +22,11 @@ from samovar_server.engine.linear import (
 from samovar_server.engine.loading import load
 from samovar_server.engine.quantize import (
     GROUP,
+    FbgemmInt8Linear,
     Int4Linear,
     Int8Linear,
     dequantize_groups,
+    has_fbgemm,
     prepare_linears,
     quantize_groups,
 )
@@ -33,6 +35,8 @@ from samovar_server.loader.spec import WorkerSpec
 
 CPU = torch.device("cpu")
 SHAPES = [(576, 960, False), (1536, 576, True), (100, 30, True)]
+needs_fbgemm = pytest.mark.skipif(not has_fbgemm(), reason="this torch has no FBGEMM")
+KINDS = [Int8Linear, pytest.param(FbgemmInt8Linear, marks=needs_fbgemm), Int4Linear]
 needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="no bitsandbytes here")
 
 
@@ -65,7 +69,10 @@ def relative_error(mine: Tensor, theirs: Tensor) -> float:
 
 
 @pytest.mark.parametrize(("features", "outputs", "bias"), SHAPES)
-@pytest.mark.parametrize(("kind", "error"), [(Int8Linear, 0.01), (Int4Linear, 0.12)])
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [(Int8Linear, 0.01), pytest.param(FbgemmInt8Linear, 0.01, marks=needs_fbgemm), (Int4Linear, 0.12)],
+)
 def test_a_layer_is_near_and_its_rows_keep_their_bits(
     kind: type[RowLinear], error: float, features: int, outputs: int, bias: bool
 ) -> None:
@@ -77,7 +84,7 @@ def test_a_layer_is_near_and_its_rows_keep_their_bits(
     assert rows_agree(layer, features, torch.float32)
 
 
-@pytest.mark.parametrize("kind", [Int8Linear, Int4Linear])
+@pytest.mark.parametrize("kind", KINDS)
 def test_rows_and_weights_of_zeros_give_zeros(kind: type[RowLinear]) -> None:
     linear = nn.Linear(64, 32, bias=False)
     with torch.no_grad():
@@ -87,7 +94,7 @@ def test_rows_and_weights_of_zeros_give_zeros(kind: type[RowLinear]) -> None:
     assert not layer(torch.randn(3, 64))[:, :8].any()
 
 
-@pytest.mark.parametrize("kind", [Int8Linear, Int4Linear])
+@pytest.mark.parametrize("kind", KINDS)
 def test_one_large_input_does_not_drown_the_others(kind: type[RowLinear]) -> None:
     linear = nn.Linear(64, 32, bias=False)
     layer = kind(linear)
@@ -97,6 +104,19 @@ def test_one_large_input_does_not_drown_the_others(kind: type[RowLinear]) -> Non
     quiet[3, 3] = 0
     others = layer(x) - layer(x - x @ quiet)
     assert relative_error(others, linear(x @ quiet)) < 0.35
+
+
+@needs_fbgemm
+def test_sums_of_bytes_are_exact_however_large() -> None:
+    """Instructions that add pairs of products in 16 bits would cut off what is larger."""
+    linear = nn.Linear(1000, 32, bias=False)
+    with torch.no_grad():
+        linear.weight.fill_(0.5)
+    layer = FbgemmInt8Linear(linear)
+    for part in (-layer.most, layer.most):
+        assert torch.equal(
+            layer.products(torch.full((3, 1000), float(part))), torch.full((3, 32), part * 500.0)
+        )
 
 
 def test_weights_that_came_from_blocks_of_32_come_out_unchanged() -> None:

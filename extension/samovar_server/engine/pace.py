@@ -24,7 +24,7 @@ MOST_TOKENS = 256
 """What a step takes of long prompts at most. With so many, reading the weights is a small part of it."""
 SHORT = 128
 """The longest prompt for which those who decode are let wait once, if they are the fewer."""
-TOGETHER = 512
+TOGETHER = 1024
 """What a step takes of short prompts at most."""
 
 

@@ -29,7 +29,8 @@ LOAD_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Served:
-    """A server that runs. `direct` is samovar's worker without the gateway in front of it."""
+    """A server that runs. `direct` is samovar's worker without the gateway in front of it, where that is
+    measured, too."""
 
     endpoint: Endpoint
     direct: Endpoint | None = None
@@ -37,10 +38,14 @@ class Served:
 
 @dataclass(frozen=True)
 class Server:
-    """A server to measure. `start` raises NotHereError where it cannot run."""
+    """A server to measure. `start` raises NotHereError where it cannot run.
+
+    One that `lingers` goes on with requests that nobody waits for any more.
+    """
 
     name: str
     start: Callable[[Path], AbstractContextManager[Served]] = field(repr=False)
+    lingers: bool = False
 
 
 def samovar(model: Path, quantization: str, *, speculative: bool = True) -> Server:
@@ -69,15 +74,10 @@ def samovar(model: Path, quantization: str, *, speculative: bool = True) -> Serv
                 loaded.raise_for_status()
                 worker = client.post("worker-address", json=load).raise_for_status().json()
             fields = {"quantization": quantization, "ignore_eos": True}
-            yield Served(
-                Endpoint(f"{server.url}v1", model.name, headers, fields),
-                Endpoint(
-                    f"{worker['url']}/v1",
-                    model.name,
-                    {"Authorization": f"Bearer {worker['secret']}"},
-                    fields,
-                ),
-            )
+            authorization = {"Authorization": f"Bearer {worker['secret']}"}
+            direct = Endpoint(f"{worker['url']}/v1", model.name, authorization, fields)
+            through = Endpoint(f"{server.url}v1", model.name, headers, fields)
+            yield Served(through, direct if speculative else None)
 
     name = f"samovar {'fp32' if quantization == 'none' else quantization}"
     return Server(name if speculative else f"{name}, not speculative", start)
@@ -109,7 +109,7 @@ def transformers_serve(model: Path, python: Path, *, continuous_batching: bool) 
         with serving(command, f"http://127.0.0.1:{port}/health", folder / "transformers.log", environment):
             yield Served(Endpoint(f"http://127.0.0.1:{port}/v1", str(model)))
 
-    return Server(" ".join(["transformers serve", *flags]), start)
+    return Server(" ".join(["transformers serve", *flags]), start, lingers=True)
 
 
 def llamacpp(gguf: Path, python: Path) -> Server:

@@ -56,8 +56,10 @@ class Contender:
         prompts = WARM_UP.prompts(self.name)
         await run(client, self.served.endpoint, prompts, WARM_UP.max_tokens, WARM_UP_SECONDS)
 
-    async def start_anew(self, client: httpx.AsyncClient) -> None:
-        """For a server that may go on with what nobody waits for any more."""
+    async def clear(self, client: httpx.AsyncClient) -> None:
+        """See to it that nothing of a load that was cut off is still computed."""
+        if not self._server.lingers:
+            return
         self.end()
         self.served = self._start()
         await self.warm_up(client)
@@ -74,6 +76,7 @@ def main() -> None:
         contenders = []
         for number, server in enumerate(servers(options)):
             if options.only and not any(name in server.name for name in options.only):
+                found.skipped[server.name] = "it was left out (--only)"
                 continue
             own = Path(folder, str(number))
             own.mkdir()
@@ -127,7 +130,7 @@ async def measure_round(
         measured = await run(client, contender.served.endpoint, prompts, load.max_tokens, limit)
         row = rows[contender.name] = summarise(contender.name, load, measured)
         if row.finished < row.clients:
-            await contender.start_anew(client)
+            await contender.clear(client)
     return rows
 
 

@@ -227,6 +227,8 @@ class Scheduler:
 
     def _gains(self, sequence: Sequence, chunks: list[Chunk]) -> bool:
         """Whether `sequence` could start from what `chunks` compute, and so had better wait a step for it."""
+        if not self._reuses(sequence):
+            return False
         slot, cached = self._slots.longest_prefix(sequence.prompt, sequence.salt)
         return any(chunk.sequence.slot == slot.index and cached > chunk.start for chunk in chunks)
 

@@ -55,3 +55,15 @@ def test_prompts_whose_beginning_is_there_count_as_what_is_left_of_them() -> Non
     plan = step(scheduler)
     assert len(plan.decode) == 1
     assert [chunk.end - chunk.start for chunk in plan.prefill] == [32] * 6  # beside one: more than the pace
+
+
+def test_prompts_that_begin_alike_wait_for_the_first_unless_they_are_to_be_scored() -> None:
+    common = list(range(64))
+    for scores, together in ((None, 1), (0, 3)):
+        scheduler = Scheduler(SlotPool(8), 10)
+        for number in range(3):
+            alike = sequence([*common, number], 5)
+            alike.prompt_logprobs = scores
+            scheduler.add(alike)
+        assert len(step(scheduler).prefill) == together
+        assert len(step(scheduler).prefill) == 3 - together

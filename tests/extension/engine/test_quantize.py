@@ -25,6 +25,7 @@ from samovar_server.engine.quantize import (
     FbgemmInt8Linear,
     Int4Linear,
     Int8Linear,
+    OnednnInt8Linear,
     dequantize_groups,
     has_fbgemm,
     prepare_linears,
@@ -36,7 +37,13 @@ from samovar_server.loader.spec import WorkerSpec
 CPU = torch.device("cpu")
 SHAPES = [(576, 960, False), (1536, 576, True), (100, 30, True)]
 needs_fbgemm = pytest.mark.skipif(not has_fbgemm(), reason="this torch has no FBGEMM")
-KINDS = [Int8Linear, pytest.param(FbgemmInt8Linear, marks=needs_fbgemm), Int4Linear]
+needs_vnni = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="this processor has no VNNI")
+BYTES = [
+    Int8Linear,
+    pytest.param(OnednnInt8Linear, marks=needs_vnni),
+    pytest.param(FbgemmInt8Linear, marks=needs_fbgemm),
+]
+KINDS = [*BYTES, Int4Linear]
 needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="no bitsandbytes here")
 
 
@@ -69,13 +76,11 @@ def relative_error(mine: Tensor, theirs: Tensor) -> float:
 
 
 @pytest.mark.parametrize(("features", "outputs", "bias"), SHAPES)
-@pytest.mark.parametrize(
-    ("kind", "error"),
-    [(Int8Linear, 0.01), pytest.param(FbgemmInt8Linear, 0.01, marks=needs_fbgemm), (Int4Linear, 0.12)],
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_layer_is_near_and_its_rows_keep_their_bits(
-    kind: type[RowLinear], error: float, features: int, outputs: int, bias: bool
+    kind: type[RowLinear], features: int, outputs: int, bias: bool
 ) -> None:
+    error = 0.12 if kind is Int4Linear else 0.01
     linear = nn.Linear(features, outputs, bias=bias)
     layer = kind(linear)
     x = torch.randn(2, 5, features)
@@ -106,17 +111,29 @@ def test_one_large_input_does_not_drown_the_others(kind: type[RowLinear]) -> Non
     assert relative_error(others, linear(x @ quiet)) < 0.35
 
 
-@needs_fbgemm
-def test_sums_of_bytes_are_exact_however_large() -> None:
+@pytest.mark.parametrize("kind", BYTES)
+def test_sums_of_bytes_are_exact_however_large(kind: type[Int8Linear]) -> None:
     """Instructions that add pairs of products in 16 bits would cut off what is larger."""
     linear = nn.Linear(1000, 32, bias=False)
     with torch.no_grad():
         linear.weight.fill_(0.5)
-    layer = FbgemmInt8Linear(linear)
+    layer = kind(linear)
     for part in (-layer.most, layer.most):
         assert torch.equal(
             layer.products(torch.full((3, 1000), float(part))), torch.full((3, 32), part * 500.0)
         )
+
+
+@pytest.mark.parametrize("kind", BYTES)
+def test_inputs_next_to_the_middle_between_two_steps_are_not_a_step_off(kind: type[Int8Linear]) -> None:
+    layer = kind(nn.Linear(64, 32, bias=False))
+    x = torch.zeros(layer.most, 64)
+    x[:, 0] = layer.most  # so that a step is 1
+    below = torch.nextafter(torch.arange(layer.most) + 0.5, torch.tensor(0.0))
+    x[:, 1] = below
+    twin = x.clone()
+    twin[:, 1] = below - 0.01
+    assert (layer(x) - layer(twin)).abs().max() < 0.02 * layer.scale.max() * 127
 
 
 def test_weights_that_came_from_blocks_of_32_come_out_unchanged() -> None:

@@ -30,6 +30,8 @@ BESIDE_WEIGHTS = (
     "config.json",
     "generation_config.json",
     "merges.txt",
+    "modules.json",
+    "sentence_bert_config.json",
     "special_tokens_map.json",
     "tokenizer.json",
     "tokenizer.model",
@@ -37,6 +39,9 @@ BESIDE_WEIGHTS = (
     "vocab.json",
     "vocab.txt",
 )
+
+BEHIND_POOLING = ("*_Pooling/config.json", "*_Dense/config.json", "*_Dense/model.safetensors")
+"""What an embedding model's card has in folders of its own, one for each module."""
 
 PICKLES = frozenset({".bin", ".ckpt", ".dill", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"})
 CODE = frozenset({".bat", ".cmd", ".dll", ".dylib", ".exe", ".ipynb", ".js", ".py", ".pyc", ".sh", ".so"})
@@ -159,8 +164,13 @@ def _as_loaded(repo: Repo) -> list[RepoFile]:
         weights = [INDEX, *shards]
     else:
         return []
-    beside = [name for name in top if any(fnmatch.fnmatchcase(name, it) for it in BESIDE_WEIGHTS)]
-    return [top[name] for name in (*beside, *weights)] if "config.json" in top else []
+    if "config.json" not in top:
+        return []
+    beside = [file for name, file in top.items() if _is_one_of(name, BESIDE_WEIGHTS)]
+    modules = [
+        file for file in repo.files if file.path.count("/") == 1 and _is_one_of(file.path, BEHIND_POOLING)
+    ]
+    return [*beside, *modules, *(top[name] for name in weights)]
 
 
 def _only_gguf(repo: Repo) -> list[RepoFile]:
@@ -194,7 +204,11 @@ def _by_tag(repo: Repo, tag: str) -> list[RepoFile]:
 
 
 def _about(repo: Repo) -> list[RepoFile]:
-    return [file for file in repo.files if any(fnmatch.fnmatchcase(file.path, it) for it in ABOUT)]
+    return [file for file in repo.files if _is_one_of(file.path, ABOUT)]
+
+
+def _is_one_of(path: str, globs: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(path, it) for it in globs)
 
 
 def _is_projector(path: str) -> bool:

@@ -78,7 +78,7 @@ class EmbeddingsHandler(WorkerHandler):
 
     def _ids(self, item: str | list[int]) -> list[int]:
         embedder = self.service.embedder
-        ids: list[int] = item if isinstance(item, list) else embedder.tokenizer(item)["input_ids"]
+        ids = item if isinstance(item, list) else embedder.tokenize(item)
         refuse_unknown(ids, embedder.model.config.get_text_config().vocab_size, "input")
         if len(ids) > embedder.context_length:
             raise ContextLengthExceeded(

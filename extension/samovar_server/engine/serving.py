@@ -21,7 +21,8 @@ from samovar_server.engine import gpu
 from samovar_server.engine.adapters import Adapters
 from samovar_server.engine.compute import ComputeThread
 from samovar_server.engine.core import Delivery, Engine
-from samovar_server.engine.embedding import Embedder, makes_embeddings
+from samovar_server.engine.embedding import Embedder
+from samovar_server.engine.embedding_card import makes_embeddings
 from samovar_server.engine.embeddings import EmbeddingService
 from samovar_server.engine.exactness import why_not_exact, why_not_exact_attention
 from samovar_server.engine.fallback import FallbackRunner

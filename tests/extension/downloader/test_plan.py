@@ -31,6 +31,18 @@ def test_by_default_what_the_loader_reads() -> None:
     assert names == {"config.json", "tokenizer.json", "model.safetensors", "LICENSE", "README.md"}
 
 
+def test_an_embedding_model_comes_with_its_card() -> None:
+    card = {
+        "modules.json",
+        "sentence_bert_config.json",
+        "1_Pooling/config.json",
+        "2_Dense/config.json",
+        "2_Dense/model.safetensors",
+    }
+    others = ("2_Dense/pytorch_model.bin", "onnx/config.json", "a/1_Pooling/config.json")
+    assert chosen(Choice(), *SAFETENSORS, *card, *others) == {*SAFETENSORS, *card}
+
+
 def test_the_same_weights_are_not_fetched_twice() -> None:
     shards = [f"model-{n:05}-of-00002.safetensors" for n in (1, 2)]
     index = "model.safetensors.index.json"

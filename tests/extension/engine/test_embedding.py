@@ -5,24 +5,24 @@ from __future__ import annotations
 import base64
 import json
 from array import array
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
-from samovar_server.engine.embedding import Embedder, makes_embeddings
-from samovar_server.errors import LoadFailed
+from samovar_server.engine.embedding import Embedder
 from samovar_server.loader.spec import WorkerSpec
 from samovar_server.protocol.embeddings import embedding_answer
 
 WORDS = ["[UNK]", "tea", "samovar", "coffee", "hot", "is", "the"]
-NORMALIZE = [
-    {"idx": 0, "type": "sentence_transformers.models.Transformer"},
-    {"idx": 2, "type": "sentence_transformers.models.Normalize"},
-]
+TRANSFORMER = {"idx": 0, "path": "", "type": "sentence_transformers.models.Transformer"}
+POOLING = {"idx": 1, "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}
+NORMALIZE = {"idx": 2, "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}
 
 
 def write(folder: Path, model: Any, mode: str, modules: Any = None) -> WorkerSpec:
@@ -37,6 +37,12 @@ def write(folder: Path, model: Any, mode: str, modules: Any = None) -> WorkerSpe
     if modules is not None:
         (folder / "modules.json").write_text(json.dumps(modules))
     return WorkerSpec(str(folder), "org/tiny", "cpu", "float32", "none", None, 1, 1, "secret")
+
+
+def dense(folder: Path, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    folder.mkdir()
+    (folder / "config.json").write_text('{"activation_function": "torch.nn.modules.activation.Tanh"}')
+    save_file({"linear.weight": weight, "linear.bias": bias}, folder / "model.safetensors")
 
 
 def encoder() -> BertModel:
@@ -84,7 +90,7 @@ def states(folder: Path, ids: list[int]) -> torch.Tensor:
 def test_vectors_are_pooled_as_the_card_says_and_normalised(
     tmp_path: Path, mode: str, model: Any, pool: Any
 ) -> None:
-    embedder = Embedder.load(write(tmp_path, model(), mode, NORMALIZE))
+    embedder = Embedder.load(write(tmp_path, model(), mode, [TRANSFORMER, POOLING, NORMALIZE]))
     ids = [1, 5, 4]
     expected = torch.nn.functional.normalize(pool(states(tmp_path, ids)), dim=-1)
     torch.testing.assert_close(torch.tensor(embedder.embed(ids)), expected, atol=1e-5, rtol=1e-4)
@@ -93,22 +99,37 @@ def test_vectors_are_pooled_as_the_card_says_and_normalised(
 
 
 def test_a_card_without_normalisation_is_obeyed(tmp_path: Path) -> None:
-    embedder = Embedder.load(write(tmp_path, encoder(), "pooling_mode_mean_tokens", NORMALIZE[:1]))
+    embedder = Embedder.load(write(tmp_path, encoder(), "pooling_mode_mean_tokens", [TRANSFORMER, POOLING]))
     vector = torch.tensor(embedder.embed([1, 2]))
     torch.testing.assert_close(vector, states(tmp_path, [1, 2]).mean(0), atol=1e-5, rtol=1e-4)
     assert abs(float(vector.norm()) - 1) > 0.01
 
 
-def test_pooling_that_is_not_supported_is_refused_by_name(tmp_path: Path) -> None:
-    spec = write(tmp_path, encoder(), "pooling_mode_weightedmean_tokens")
-    with pytest.raises(LoadFailed, match="weightedmean"):
-        Embedder.load(spec)
+def test_layers_behind_the_pooling_are_computed_and_set_the_width(tmp_path: Path) -> None:
+    modules = [
+        TRANSFORMER,
+        POOLING,
+        {"idx": 2, "path": "2_Dense", "type": "sentence_transformers.models.Dense"},
+    ]
+    spec = write(tmp_path, encoder(), "pooling_mode_mean_tokens", modules)
+    weight, bias = torch.randn(8, 32), torch.randn(8)
+    dense(tmp_path / "2_Dense", weight, bias)
+    embedder = Embedder.load(spec)
+    assert embedder.width == 8
+    expected = torch.tanh(weight @ states(tmp_path, [1, 5]).mean(0) + bias)
+    torch.testing.assert_close(torch.tensor(embedder.embed([1, 5])), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_only_a_card_makes_an_embedding_model(tmp_path: Path) -> None:
-    assert not makes_embeddings(tmp_path)
-    write(tmp_path, encoder(), "pooling_mode_mean_tokens")
-    assert makes_embeddings(tmp_path)
+def test_the_longest_input_is_the_cards(tmp_path: Path) -> None:
+    spec = write(tmp_path, encoder(), "pooling_mode_mean_tokens")
+    assert Embedder.load(spec).context_length == 512
+    (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 256, "do_lower_case": true}')
+    embedder = Embedder.load(
+        replace(spec, context_length=512)
+    )  # as the server says that knows only the config
+    assert embedder.context_length == 256
+    assert Embedder.load(replace(spec, context_length=100)).context_length == 100
+    assert embedder.tokenize("Hot TEA") == embedder.tokenize("hot tea")
 
 
 def test_base64_holds_the_same_numbers() -> None:

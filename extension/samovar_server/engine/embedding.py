@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from samovar_server.engine.embedding_card import Card, Pooling, normalise, read_card
 from samovar_server.engine.quantize import prepare_linears
+from samovar_server.engine.weights import read_weights
 from samovar_server.loader.spec import WorkerSpec
 
 
@@ -37,14 +38,8 @@ class Embedder:
         path = Path(spec.model_path)
         card = read_card(path, spec.model_name)
         config = AutoConfig.from_pretrained(path, local_files_only=True)
-        model = AutoModel.from_pretrained(
-            path,
-            config=config,
-            dtype=getattr(torch, spec.dtype),
-            use_safetensors=True,
-            local_files_only=True,
-        )
-        model = model.eval().requires_grad_(False).to(spec.device)
+        # A pooler makes one more vector of a text, which no card means.
+        model = read_weights(AutoModel, spec, config, unused="pooler.")
         prepare_linears(model, spec.quantization, model.device)
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         longest = card.longest or min(

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from samovar_server.engine import attention, selfcheck
 from samovar_server.engine.quantize import prepare_linears
+from samovar_server.engine.weights import read_weights
 from samovar_server.errors import LoadFailed
 from samovar_server.loader.spec import WorkerSpec
 
@@ -100,15 +100,7 @@ def _obstacle(config: Any) -> str | None:
 def _load_weights(spec: WorkerSpec, config: Any, report: Report, implementation: str | None) -> Any:
     """The model with this attention; None is transformers' choice."""
     with _WeightsProgress(report):
-        model = AutoModelForCausalLM.from_pretrained(
-            Path(spec.model_path),
-            config=config,
-            dtype=getattr(torch, spec.dtype),
-            attn_implementation=implementation,
-            use_safetensors=True,
-            local_files_only=True,
-        )
-    return model.eval().requires_grad_(False).to(spec.device)
+        return read_weights(AutoModelForCausalLM, spec, config, attention=implementation)
 
 
 def _read_config(path: Path, name: str) -> Any:

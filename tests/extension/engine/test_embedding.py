@@ -13,9 +13,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3Model,
+    T5Config,
+    T5EncoderModel,
+)
 
 from samovar_server.engine.embedding import Embedder
+from samovar_server.errors import LoadFailed
 from samovar_server.loader.spec import WorkerSpec
 from samovar_server.protocol.embeddings import embedding_answer
 
@@ -118,6 +128,17 @@ def test_layers_behind_the_pooling_are_computed_and_set_the_width(tmp_path: Path
     assert embedder.width == 8
     expected = torch.tanh(weight @ states(tmp_path, [1, 5]).mean(0) + bias)
     torch.testing.assert_close(torch.tensor(embedder.embed([1, 5])), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_an_encoder_that_would_get_a_random_decoder_is_refused(tmp_path: Path) -> None:
+    model = T5EncoderModel(T5Config(vocab_size=len(WORDS), d_model=32, d_ff=64, num_layers=1, num_heads=2))
+    with pytest.raises(LoadFailed, match="org/tiny lacks weights of T5Model: decoder"):
+        Embedder.load(write(tmp_path, model, "pooling_mode_mean_tokens"))
+
+
+def test_the_pooler_which_no_vector_needs_may_lack(tmp_path: Path) -> None:
+    spec = write(tmp_path, BertModel(encoder().config, add_pooling_layer=False), "pooling_mode_mean_tokens")
+    assert len(Embedder.load(spec).embed([1, 2])) == 32
 
 
 def test_the_longest_input_is_the_cards(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from samovar_server.engine import loading, worker
 from samovar_server.errors import InsufficientMemory, LoadFailed, SamovarError
@@ -53,16 +54,36 @@ def torn(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": ')
 
 
+def lacking(*names: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        weights = {name: weight for name, weight in load_file(path).items() if name not in names}
+        save_file(weights, path, metadata={"format": "pt"})
+
+    return spoil
+
+
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
         (without("model.safetensors"), "no file named model.safetensors"),
         (without("tokenizer.json", "tokenizer_config.json"), "tokenizer"),
+        (
+            lacking("model.norm.weight", "lm_head.weight"),
+            "lacks weights of LlamaForCausalLM: lm_head.weight, model",
+        ),
         (torn, "Expecting value"),
         (with_config(model_type="of-tomorrow"), "model type `of-tomorrow`"),
         (with_config(auto_map={"AutoConfig": "own.Config"}), "brings its own Python code"),
     ],
-    ids=["missing weights", "missing tokenizer", "torn config", "unknown architecture", "remote code"],
+    ids=[
+        "missing weights",
+        "missing tokenizer",
+        "some weights",
+        "torn config",
+        "unknown architecture",
+        "remote code",
+    ],
 )
 def test_the_cause_is_told_in_one_sentence(
     spoil: Callable[[Path], None], told: str, spec: WorkerSpec

@@ -105,29 +105,50 @@ async def measure(
         for load in loads:
             print(f"\n{load.name}", flush=True)
             rounds = [
-                await measure_round(client, contenders, load, number, options.limit)
+                await measure_round(client, contenders, load, number, found, options.limit)
                 for number in range(load.rounds)
             ]
             for contender in contenders:
-                row = middle([measured[contender.name] for measured in rounds])
+                rows = [measured[contender.name] for measured in rounds if contender.name in measured]
+                if not rows:
+                    continue
+                row = middle(rows)
                 _, speed, first, gap, _ = cells(row)
                 print(f"  {row.server:40} {speed:>6} tok/s   TTFT {first} ms   ITL {gap} ms", flush=True)
                 found.rows.append(row)
         for contender in contenders:
-            if contender.served.direct is not None:
+            if contender.served.direct is not None and contender.name not in found.skipped:
                 print(f"\n{contender.name}", flush=True)
                 await measure_own(client, contender.name, contender.served, found, quick=options.quick)
 
 
 async def measure_round(
-    client: httpx.AsyncClient, contenders: Sequence[Contender], load: Scenario, number: int, limit: float
+    client: httpx.AsyncClient,
+    contenders: Sequence[Contender],
+    load: Scenario,
+    number: int,
+    found: Serving,
+    limit: float,
 ) -> dict[str, Row]:
-    """One row for each server. Every other round begins with the last one."""
+    """One row for each server. Every other round begins with the last one.
+
+    A server that ends meanwhile (by itself, or because memory ran out) is noted as skipped, and is so from
+    then on.
+    """
     rows = {}
     for contender in contenders if number % 2 == 0 else reversed(contenders):
+        if contender.name in found.skipped:
+            continue
         await asyncio.sleep(SETTLE_SECONDS)
         prompts = load.prompts(f"round {number}")
-        measured = await run(client, contender.served.endpoint, prompts, load.max_tokens, limit)
+        try:
+            measured = await run(client, contender.served.endpoint, prompts, load.max_tokens, limit)
+        except ExceptionGroup as group:
+            if group.split(httpx.TransportError)[1] is not None:
+                raise
+            print(f"  {contender.name}: ENDED: {group.exceptions[0]!r}", flush=True)
+            found.skipped[contender.name] = f"from the load {load.name!r} on, in which it ended"
+            continue
         row = rows[contender.name] = summarise(contender.name, load, measured)
         if row.finished < row.clients:
             await contender.clear(client)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from samovar_server.engine import quantize
 from samovar_server.engine.exactness import why_not_exact
 from samovar_server.engine.linear import (
     FusedPart,
@@ -146,6 +147,25 @@ def test_weights_that_came_from_blocks_of_32_come_out_unchanged() -> None:
     got, scales_and_zeros = quantize_groups(weight)
     assert (got == levels.flatten(1)).float().mean() > 0.95
     assert relative_error(dequantize_groups(got, scales_and_zeros), weight) < 0.006  # bfloat16's rounding
+
+
+def test_weights_that_were_never_in_blocks_come_nearer_than_with_levels_from_end_to_end() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(64, 8 * GROUP)
+    groups = weight.unflatten(1, (-1, GROUP))
+    low, high = groups.amin(2, keepdim=True), groups.amax(2, keepdim=True)
+    step = (high - low) / 15
+    from_end_to_end = (((groups - low) / step).round() * step + low).flatten(1)
+    mine = relative_error(dequantize_groups(*quantize_groups(weight)), weight)
+    assert mine < 0.95 * relative_error(from_end_to_end, weight)
+
+
+def test_a_weight_is_quantised_some_rows_at_a_time_and_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.randn(7, 2 * GROUP)
+    whole = quantize_groups(weight)
+    monkeypatch.setattr(quantize, "AT_ONCE", 3 * weight.shape[1])
+    in_parts = quantize_groups(weight)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(in_parts, whole, strict=True))
 
 
 def test_the_kernel_reads_what_was_stored() -> None:

@@ -22,7 +22,9 @@ from tests.notebooks.jupyter import TOKEN, jupyter
 
 SLOTS = 16
 CONTEXT = 2048
-"""Tokens for one request; what llama.cpp is told, as it reserves the memory."""
+"""Tokens for one request; what those are told that reserve the memory."""
+BLOCK = 32
+"""Tokens in a block of transformers serve's KV cache."""
 THREADS = os.cpu_count() or 1
 LOAD_SECONDS = 120.0
 
@@ -90,8 +92,12 @@ def tell_worker_address(folder: Path) -> list[str]:
 
 
 def transformers_serve(model: Path, python: Path, *, continuous_batching: bool) -> Server:
-    """`transformers serve`, in its default mode or with continuous batching."""
+    """`transformers serve`, in its default mode or with continuous batching.
+
+    That takes all memory that is left for its KV cache, and the others', unless it is told how much.
+    """
     flags = ["--continuous-batching"] if continuous_batching else []
+    blocks = ["--cb-block-size", str(BLOCK), "--cb-num-blocks", str(SLOTS * CONTEXT // BLOCK)]
 
     @contextmanager
     def start(folder: Path) -> Iterator[Served]:
@@ -105,6 +111,7 @@ def transformers_serve(model: Path, python: Path, *, continuous_batching: bool) 
         )
         port = free_port()
         command = [python.with_name("transformers"), "serve", model, "--port", str(port), *flags]
+        command += blocks if continuous_batching else []
         environment = {"HF_HUB_OFFLINE": "1"}
         with serving(command, f"http://127.0.0.1:{port}/health", folder / "transformers.log", environment):
             yield Served(Endpoint(f"http://127.0.0.1:{port}/v1", str(model)))

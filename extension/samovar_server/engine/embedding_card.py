@@ -8,7 +8,7 @@ dense layers and normalisation. Models that are older than it have `1_Pooling` a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -69,7 +69,7 @@ class Card:
 
 def makes_embeddings(folder: Path) -> bool:
     """Whether the model in `folder` says how its vectors are pooled."""
-    return (folder / _pooling_folder(folder) / CONFIG_FILE).is_file()
+    return _pooling_file(folder, _modules(folder)).is_file()
 
 
 def read_card(folder: Path, name: str) -> Card:
@@ -77,14 +77,13 @@ def read_card(folder: Path, name: str) -> Card:
     stages: list[Stage] = []
     width = None
     modules = _modules(folder)
-    expected = ["Transformer", "Pooling"]
     kinds = [_kind(module) for module in modules]
-    if modules and (kinds[:2] != expected or modules[0].get("path")):
+    if modules and (kinds[:2] != ["Transformer", "Pooling"] or modules[0].get("path")):
         raise LoadFailed(
             f"{name} makes its vectors by {', '.join(kinds)}, which is not supported: "
             "a transformer in the model's own folder and a pooling must come first."
         )
-    for module, kind in list(zip(modules, kinds, strict=True))[2:]:
+    for module, kind in zip(modules[2:], kinds[2:], strict=True):
         if kind == "Normalize":
             stages.append(normalise)
         elif kind == "Dense":
@@ -105,7 +104,7 @@ def read_card(folder: Path, name: str) -> Card:
             "Use a model that takes texts as they are."
         )
     return Card(
-        pooling=_pooling(_read(folder / _pooling_folder(folder) / CONFIG_FILE, {}), name),
+        pooling=_pooling(_read(_pooling_file(folder, modules), {}), name),
         stages=tuple(stages),
         width=width,
         longest=said.get("max_seq_length"),
@@ -178,9 +177,9 @@ def _kind(module: Mapping[str, Any]) -> str:
     return str(module.get("type", "")).rpartition(".")[2]
 
 
-def _pooling_folder(folder: Path) -> str:
-    paths = (str(module.get("path", "")) for module in _modules(folder) if _kind(module) == "Pooling")
-    return Path(next(paths, POOLING_FOLDER)).name
+def _pooling_file(folder: Path, modules: Sequence[Mapping[str, Any]]) -> Path:
+    paths = (str(module.get("path", "")) for module in modules if _kind(module) == "Pooling")
+    return folder / Path(next(paths, POOLING_FOLDER)).name / CONFIG_FILE
 
 
 def _inside(folder: Path, module: Mapping[str, Any], name: str) -> Path:

@@ -104,8 +104,8 @@ class Int8Linear(RowLinear):
         self.weight_t = weight.t()
 
     def products(self, parts: Tensor) -> Tensor:
-        """parts [n, features], rounded, by the weights and their scales: [n, outputs] in float32."""
-        return torch._int_mm(parts.round_().to(torch.int8), self.weight_t).float().mul_(self.scale)
+        """parts [n, features], whole numbers, by the weights and their scales: [n, outputs] in float32."""
+        return torch._int_mm(parts.to(torch.int8), self.weight_t).float().mul_(self.scale)
 
     def multiply(self, rows: Tensor) -> Tensor:
         """See RowLinear."""
@@ -113,9 +113,10 @@ class Int8Linear(RowLinear):
         step = torch.linalg.vector_norm(x, math.inf, -1, keepdim=True).mul_(1 / self.most).add_(TINY)
         x = x / step
         finer = 2 * self.most  # the most then is half a step of the first part
-        # FBGEMM rounds after it has added the middle to x, and so may take the wrong neighbour of x.
+        # Rounded here: FBGEMM does it after it has added the middle, and so may take the wrong neighbour.
         first = x.round()
-        upper, lower = self.products(torch.cat([first, (x - first).mul_(finer)])).chunk(2)
+        rest = (x - first).mul_(finer).round_()
+        upper, lower = self.products(torch.cat([first, rest])).chunk(2)
         y = torch.add(upper, lower, alpha=1 / finer).mul_(step)
         if self.bias is not None:
             y += self.bias
@@ -134,7 +135,7 @@ class OnednnInt8Linear(Int8Linear):
         """See Int8Linear."""
         # VNNI wants inputs without a sign: oneDNN takes off again what the middle adds to the sums.
         middle = 128
-        x = parts.round_().add_(middle).to(torch.uint8)
+        x = parts.add_(middle).to(torch.uint8)
         y: Tensor = torch.ops.onednn.qlinear_pointwise.default(
             x, 1.0, middle, self.packed, self.scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )

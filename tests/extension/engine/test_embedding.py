@@ -145,9 +145,8 @@ def test_the_longest_input_is_the_cards(tmp_path: Path) -> None:
     spec = write(tmp_path, encoder(), "pooling_mode_mean_tokens")
     assert Embedder.load(spec).context_length == 512
     (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 256, "do_lower_case": true}')
-    embedder = Embedder.load(
-        replace(spec, context_length=512)
-    )  # as the server says that knows only the config
+    as_the_config_says = replace(spec, context_length=512)
+    embedder = Embedder.load(as_the_config_says)
     assert embedder.context_length == 256
     assert Embedder.load(replace(spec, context_length=100)).context_length == 100
     assert embedder.tokenize("Hot TEA") == embedder.tokenize("hot tea")

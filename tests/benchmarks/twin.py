@@ -1,6 +1,6 @@
 """Writes a model that computes the same as another, with weights that were never rounded to a few bits.
 
-    python -m tests.benchmarks.twin FOLDER TWIN
+    python -m tests.benchmarks.twin FOLDER TWIN [SEED]
     python -m tests.benchmarks.perplexity TWIN
 
 The demo model comes from a file in 4 bits, whose levels int4 finds again: what int4 costs other models does
@@ -27,8 +27,8 @@ ALIKE = 1e-3
 
 
 def main() -> None:
-    folder, twin = map(Path, sys.argv[1:])
-    torch.manual_seed(0)
+    folder, twin = map(Path, sys.argv[1:3])
+    torch.manual_seed(int(sys.argv[3]) if len(sys.argv) > 3 else 0)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
     tokens = torch.randint(model.config.vocab_size, (1, 64))
     before = model(tokens).logits

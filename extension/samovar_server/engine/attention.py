@@ -15,7 +15,9 @@ which know no grouped heads, read keys and values where they are.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +33,17 @@ NAME = "samovar"
 def register() -> None:
     """Make `attn_implementation="samovar"` known to transformers. It builds no mask for this name."""
     AttentionInterface.register(NAME, attend)
+
+
+@contextmanager
+def by_transformers(model: Any) -> Iterator[None]:
+    """While entered, `model` attends as transformers does by itself, over tokens that it is given whole."""
+    usual = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(usual)
 
 
 def attend(

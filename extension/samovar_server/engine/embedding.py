@@ -40,8 +40,8 @@ class Embedder:
         config = AutoConfig.from_pretrained(path, local_files_only=True)
         # A pooler makes one more vector of a text, which no card means.
         model = read_weights(AutoModel, spec, config, unused="pooler.")
-        prepare_linears(model, spec.quantization, model.device)
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        prepare_linears(model, tokenizer, spec.quantization, model.device)
         longest = card.longest or min(
             config.get_text_config().max_position_embeddings, tokenizer.model_max_length
         )

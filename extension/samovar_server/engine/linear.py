@@ -205,10 +205,11 @@ def mkl_or(other: Factory) -> Factory:
     return make
 
 
-def replace_linears(model: nn.Module, make: Factory) -> int:
-    """Replace every plain `nn.Linear` below `model` by what `make` gives; returns how many there were.
+def replace_linears(model: nn.Module, factory_for: Callable[[nn.Linear], Factory]) -> int:
+    """Replace every plain `nn.Linear` below `model` by what its factory makes; returns how many there were.
 
-    A weight that is also an embedding (tied vocabulary head) stays for the embedding's sake.
+    Siblings become one layer, by the factory for the first of them. A weight that is also an embedding (tied
+    vocabulary head) stays for the embedding's sake.
     """
     count = 0
     for parent in list(model.modules()):
@@ -219,13 +220,13 @@ def replace_linears(model: nn.Module, make: Factory) -> int:
                 siblings = [linears[name] for name in names]
                 if len({(linear.in_features, linear.bias is None) for linear in siblings}) > 1:
                     continue
-                fused = FusedLinears(siblings, make)
+                fused = FusedLinears(siblings, factory_for(siblings[0]))
                 parent.add_module(fused_name(names), fused)
                 for index, name in enumerate(names):
                     setattr(parent, name, fused.part(index))
                     del linears[name]
         for name, linear in linears.items():
-            setattr(parent, name, make(linear))
+            setattr(parent, name, factory_for(linear)(linear))
     return count
 
 

@@ -59,10 +59,10 @@ def load(spec: WorkerSpec, report: Report) -> LoadedWeights:
         model = _load_weights(spec, config, report, attention.NAME)
         # The rounding of quantised layers would hide what the check looks for, so they come after it.
         if spec.quantization == "none":
-            prepare_linears(model, "none", model.device)
+            prepare_linears(model, tokenizer, "none", model.device)
         obstacle = selfcheck.disagreement(model, context_length)
-        if spec.quantization != "none":
-            prepare_linears(model, spec.quantization, model.device)
+        if spec.quantization != "none" and obstacle is None:
+            prepare_linears(model, tokenizer, spec.quantization, model.device)
     if obstacle is not None:
         if spec.quantization != "none":
             raise LoadFailed(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from samovar_server.engine import bnb
+from samovar_server.engine.calibration import feature_weights
 from samovar_server.engine.layers import to_linears
 from samovar_server.engine.lean import make_lean
-from samovar_server.engine.linear import RowLinear, as_it_is, float_factory, replace_linears
+from samovar_server.engine.linear import Factory, RowLinear, as_it_is, float_factory, replace_linears
 
 GROUP = 32
 """Weights of int4 that share a scale and a minimum; as in Q4_1 of GGUF, whose blocks come out unchanged."""
@@ -29,15 +31,17 @@ SPANS = (15, 16)
 little, and all others are finer. Weights that were never in 4 bits lose little more than half as much so."""
 FITS = 2
 """How often levels are chosen anew for the step and the minimum that fitted the ones before."""
-AT_ONCE = 2**20
+AT_ONCE = 2**18
 """Weights that are quantised together: so many fit into a processor's cache, and their copies into memory."""
 WEIGHT_MOST = 127
 """What a weight of 8 bits can be, up and down."""
 TINY = torch.finfo(torch.float32).tiny
 
 
-def prepare_linears(model: Any, quantization: str, device: torch.device) -> None:
+def prepare_linears(model: Any, tokenizer: Any, quantization: str, device: torch.device) -> None:
     """Replace the linear layers below `model`, which is on `device`, by those that it is to run with.
+
+    int4 lets the model read a short text first, to learn where an error counts (see `calibration`).
 
     A model's error is most sensitive to its vocabulary head: int4 keeps it in 8 bits, and bitsandbytes'
     ways leave it alone, as transformers does.
@@ -51,10 +55,17 @@ def prepare_linears(model: Any, quantization: str, device: torch.device) -> None
     }[quantization]
     if body is as_it_is and device.type == "cpu":
         return
-    output = model.get_output_embeddings()
     if body is not as_it_is:
         to_linears(model)
-    replace_linears(model, lambda linear: (head if linear is output else body)(linear))
+    output = model.get_output_embeddings()
+    weights = feature_weights(model, tokenizer) if quantization == "int4" else {}
+
+    def factory_for(linear: nn.Linear) -> Factory:
+        if linear is output:
+            return head
+        return partial(Int4Linear, feature_weights=weights[linear]) if linear in weights else body
+
+    replace_linears(model, factory_for)
     make_lean(model)
     if device.type == "cpu":
         _let_go_of_the_file(model)
@@ -164,15 +175,21 @@ class FbgemmInt8Linear(Int8Linear):
 
 
 class Int4Linear(RowLinear):
-    """Weights in 4 bits, with a scale and a minimum for each group of 32; products in bfloat16."""
+    """Weights in 4 bits, with a scale and a minimum for each group of 32; products in bfloat16.
 
-    def __init__(self, linear: nn.Linear) -> None:
+    `feature_weights` [features] says how much an error counts where; all count alike without.
+    """
+
+    def __init__(self, linear: nn.Linear, feature_weights: Tensor | None = None) -> None:
         super().__init__(linear)
         weight = linear.weight.detach().float()
+        if feature_weights is None:
+            feature_weights = torch.ones(self.in_features)
         # Zeros that fill a last group or block neither change a product nor are they given back.
         self._missing = -self.in_features % GROUP
         weight = functional.pad(weight, (0, self._missing, 0, -self.out_features % INT4_OUTPUTS))
-        levels, self.scales_and_zeros = quantize_groups(weight)
+        feature_weights = functional.pad(feature_weights, (0, self._missing))
+        levels, self.scales_and_zeros = quantize_groups(weight, feature_weights)
         self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 1)
 
     def multiply(self, rows: Tensor) -> Tensor:
@@ -189,18 +206,22 @@ class Int4Linear(RowLinear):
         return y
 
 
-def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_groups(weight: Tensor, feature_weights: Tensor) -> tuple[Tensor, Tensor]:
     """weight [outputs, features] as levels 0..15 [outputs, features] and how to read them.
 
-    The second is [groups, outputs, 2] in bfloat16: the step between levels, and the value of level 8.
+    `feature_weights` [features], not all zero in any group, say how much a squared error counts. The second
+    result is [groups, outputs, 2] in bfloat16: the step between levels, and the value of level 8.
     """
+    counts = feature_weights.unflatten(0, (-1, GROUP))
+    counts = counts / counts.sum(dim=1, keepdim=True)
     some_rows = weight.split(max(1, AT_ONCE // weight.shape[1]))
-    levels, scales_and_zeros = zip(*map(_quantize_rows, some_rows), strict=True)
+    parts = [_quantize_rows(rows, counts) for rows in some_rows]
+    levels, scales_and_zeros = zip(*parts, strict=True)
     return torch.cat(levels), torch.cat(scales_and_zeros).transpose(0, 1).contiguous()
 
 
-def _quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """As `quantize_groups`, with the second as [outputs, groups, 2].
+def _quantize_rows(weight: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """As `quantize_groups`, with the second as [outputs, groups, 2]; `counts` [groups, 32] are 1 together.
 
     For each group the best of some ways: levels from the least weight to the greatest, as Q4_1 of GGUF has
     them, or over about that or a little less, with the step and the minimum that fit best.
@@ -208,13 +229,13 @@ def _quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     groups = weight.unflatten(1, (-1, GROUP))
     low = groups.amin(dim=2, keepdim=True)
     span = groups.amax(dim=2, keepdim=True) - low
-    best = _rounded(groups, span / LEVELS, low)
+    best = _rounded(groups, counts, span / LEVELS, low)
     for steps in SPANS:
         step = span / steps
         first = low + (span - LEVELS * step) / 2
         for _ in range(FITS):
-            step, first = _fitted(groups, step, first)
-        better = _rounded(groups, step, first)
+            step, first = _fitted(groups, counts, step, first)
+        better = _rounded(groups, counts, step, first)
         best = _Rounded(
             *(torch.where(better.error < best.error, x, y) for x, y in zip(better, best, strict=True))
         )
@@ -223,7 +244,7 @@ def _quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Rounded(NamedTuple):
-    """Groups as they are stored, and the sum of the squared differences of each: [outputs, groups, ...]."""
+    """Groups as they are stored, and the mean squared difference of each: [outputs, groups, ...]."""
 
     levels: Tensor
     step: Tensor
@@ -231,27 +252,32 @@ class _Rounded(NamedTuple):
     error: Tensor
 
 
-def _rounded(groups: Tensor, step: Tensor, low: Tensor) -> _Rounded:
+def _rounded(groups: Tensor, counts: Tensor, step: Tensor, low: Tensor) -> _Rounded:
     """`groups` with these steps between levels, and these values of level 0."""
     # Levels are chosen for the step and the middle as they are stored, so that rounding those costs less.
     middle = (low + 8 * step).bfloat16()
     step = step.clamp(min=TINY).bfloat16()
     levels = ((groups - middle) / step).round_().add_(8).clamp_(0, LEVELS)
-    error = (levels - 8).mul_(step).add_(middle).sub_(groups).square_().sum(dim=2, keepdim=True)
-    return _Rounded(levels, step, middle, error)
+    error = (levels - 8).mul_(step).add_(middle).sub_(groups).square_()
+    return _Rounded(levels, step, middle, _mean(error, counts))
 
 
-def _fitted(groups: Tensor, step: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
+def _fitted(groups: Tensor, counts: Tensor, step: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
     """The step and the value of level 0 by which the levels of these ones come nearest to `groups`.
 
-    By least squares.
+    By weighted least squares.
     """
     levels = ((groups - low) / step.clamp(min=TINY)).round_().clamp_(0, LEVELS)
-    mean_level, mean = levels.mean(dim=2, keepdim=True), groups.mean(dim=2, keepdim=True)
+    mean_level = _mean(levels, counts)
     apart = levels - mean_level
-    spread = apart.square().sum(dim=2, keepdim=True).clamp_(min=TINY)
-    step = apart.mul_(groups).sum(dim=2, keepdim=True).div_(spread)
-    return step, mean - step * mean_level
+    spread = _mean(apart.square(), counts).clamp_(min=TINY)
+    step = _mean(apart.mul_(groups), counts).div_(spread)
+    return step, _mean(groups, counts) - step * mean_level
+
+
+def _mean(groups: Tensor, counts: Tensor) -> Tensor:
+    """The weighted mean of each group: [outputs, groups, 1]."""
+    return (groups * counts).sum(dim=2, keepdim=True)
 
 
 def dequantize_groups(levels: Tensor, scales_and_zeros: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from samovar_server.engine import attention
+from samovar_server.engine.attention import by_transformers
 from samovar_server.engine.runner import Runner
 from samovar_server.engine.step import Logits, NewToken, Piece
 
@@ -84,10 +84,7 @@ def _windows_meant(model: Any, context_length: int) -> set[int | None]:
 
 @torch.inference_mode()
 def _plain(model: Any, tokens: list[int]) -> torch.Tensor:
-    model.set_attn_implementation("eager")
-    try:
+    with by_transformers(model):
         output = model(input_ids=torch.tensor([tokens], device=model.device), use_cache=False)
-    finally:
-        model.set_attn_implementation(attention.NAME)
     logits: torch.Tensor = output.logits[0]
     return logits

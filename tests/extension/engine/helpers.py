@@ -32,6 +32,17 @@ class Digits:
         return "".join(f"<{token}>" for token in token_ids)
 
 
+class Bytes:
+    """A tokenizer whose tokens are the bytes of a text."""
+
+    def __init__(self, longest: int = 10**30) -> None:
+        self.model_max_length = longest
+
+    def __call__(self, text: str, verbose: bool) -> dict[str, list[int]]:
+        assert not verbose, "transformers would warn of so long a text"
+        return {"input_ids": list(text.encode())}
+
+
 def text_of(tokens: list[int]) -> str:
     return Digits().decode(tokens)
 

@@ -72,7 +72,7 @@ def tiny(name: str, device: torch.device) -> Any:
         for key, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[key] = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
-    prepare_linears(model, "none", device)
+    prepare_linears(model, None, "none", device)
     return model
 
 

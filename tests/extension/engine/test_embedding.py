@@ -108,6 +108,16 @@ def test_vectors_are_pooled_as_the_card_says_and_normalised(
     torch.testing.assert_close(torch.tensor(embedder.embed(ids, 8)), short, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("model", [encoder, decoder])
+def test_vectors_keep_their_direction_in_int4(tmp_path: Path, model: Any) -> None:
+    spec = write(tmp_path, model(), "pooling_mode_mean_tokens", [TRANSFORMER, POOLING, NORMALIZE])
+    whole, small = (Embedder.load(replace(spec, quantization=how)) for how in ("none", "int4"))
+    ids = [1, 5, 4]
+    mine, theirs = torch.tensor(small.embed(ids)), torch.tensor(whole.embed(ids))
+    assert mine @ theirs > 0.98
+    assert not torch.equal(mine, theirs)
+
+
 def test_a_card_without_normalisation_is_obeyed(tmp_path: Path) -> None:
     embedder = Embedder.load(write(tmp_path, encoder(), "pooling_mode_mean_tokens", [TRANSFORMER, POOLING]))
     vector = torch.tensor(embedder.embed([1, 2]))

@@ -102,7 +102,7 @@ def test_float16_runs_where_the_processor_does_not_multiply_in_it() -> None:
     model = nn.Sequential(nn.Linear(64, 32), nn.Linear(32, 48)).half()
     x = torch.randn(3, 64).half()
     expected = model.float()(x.float())
-    replace_linears(model.half(), float_factory(torch.device("cpu"), torch.float16))
+    replace_linears(model.half(), lambda _: float_factory(torch.device("cpu"), torch.float16))
     torch.testing.assert_close(model(x).float(), expected, atol=1e-2, rtol=1e-2)
 
 
@@ -111,7 +111,7 @@ def test_siblings_are_computed_once_for_an_input(bias: bool) -> None:
     block = Attention(bias)
     x = torch.randn(2, 3, 64)
     expected = block(x)
-    assert replace_linears(block, Counted) == 4
+    assert replace_linears(block, lambda _: Counted) == 4
     Counted.calls = 0
     for mine, theirs in zip(block(x), expected, strict=True):
         torch.testing.assert_close(mine, theirs)
@@ -124,7 +124,7 @@ def test_siblings_on_different_inputs_are_computed_apart() -> None:
     block = Attention()
     x, y = torch.randn(3, 64), torch.randn(5, 64)
     expected = [block.q_proj(x), block.k_proj(y), block.v_proj(y), block.q_proj(y)]
-    replace_linears(block, Counted)
+    replace_linears(block, lambda _: Counted)
     got = [block.q_proj(x), block.k_proj(y), block.v_proj(y), block.q_proj(y)]
     for mine, theirs in zip(got, expected, strict=True):
         torch.testing.assert_close(mine, theirs)
@@ -133,7 +133,7 @@ def test_siblings_on_different_inputs_are_computed_apart() -> None:
 def test_a_part_taken_twice_sees_what_its_input_has_become() -> None:
     block = Attention()
     plain = block.q_proj
-    replace_linears(block, Counted)
+    replace_linears(block, lambda _: Counted)
     x = torch.randn(3, 64)
     block.q_proj(x)
     x += 1
@@ -142,7 +142,7 @@ def test_a_part_taken_twice_sees_what_its_input_has_become() -> None:
 
 def test_an_input_is_let_go_once_all_siblings_are_taken() -> None:
     block = Attention()
-    replace_linears(block, Counted)
+    replace_linears(block, lambda _: Counted)
     block(torch.randn(3, 64))
     assert block.q_proj._shelf._input is None
 
@@ -150,7 +150,7 @@ def test_an_input_is_let_go_once_all_siblings_are_taken() -> None:
 def test_layers_that_differ_in_their_inputs_are_no_siblings() -> None:
     block = Attention()
     block.v_proj = nn.Linear(32, 32)
-    replace_linears(block, Counted)
+    replace_linears(block, lambda _: Counted)
     assert not any(isinstance(module, FusedPart) for module in block.modules())
 
 
@@ -159,7 +159,7 @@ def test_only_plain_linear_layers_are_replaced() -> None:
         pass
 
     model = nn.Sequential(nn.Linear(8, 8), Special(8, 8), nn.Embedding(8, 8))
-    assert replace_linears(model, Counted) == 1
+    assert replace_linears(model, lambda _: Counted) == 1
     assert [type(module) for module in model] == [Counted, Special, nn.Embedding]
 
 
@@ -168,5 +168,5 @@ def test_a_tied_head_leaves_the_embedding_alone() -> None:
     model = nn.ModuleDict({"embed": nn.Embedding(32, 64), "head": nn.Linear(64, 32, bias=False)})
     model["head"].weight = model["embed"].weight
     before = model["embed"].weight.clone()
-    replace_linears(model, OnednnLinear)
+    replace_linears(model, lambda _: OnednnLinear)
     assert torch.equal(model["embed"].weight, before)

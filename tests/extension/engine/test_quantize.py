@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from samovar_server.engine import quantize
+from samovar_server.engine import attention, quantize
 from samovar_server.engine.exactness import why_not_exact
 from samovar_server.engine.linear import (
     FusedPart,
@@ -34,8 +35,12 @@ from samovar_server.engine.quantize import (
 )
 from samovar_server.engine.runner import Runner
 from samovar_server.loader.spec import WorkerSpec
+from tests.benchmarks.twin import stretch_channels
+from tests.extension.engine.helpers import Bytes
+from tests.extension.engine.tiny_models import tiny
 
 CPU = torch.device("cpu")
+ALICE = Path(__file__).parents[2] / "data" / "alice.txt"
 SHAPES = [(576, 960, False), (1536, 576, True), (100, 30, True)]
 needs_fbgemm = pytest.mark.skipif(not has_fbgemm(), reason="this torch has no FBGEMM")
 needs_vnni = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="this processor has no VNNI")
@@ -46,30 +51,6 @@ BYTES = [
 ]
 KINDS = [*BYTES, Int4Linear]
 needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="no bitsandbytes here")
-
-
-class Model(nn.Module):
-    """Two projections that are siblings, one that is not, and a head."""
-
-    device = CPU
-    dtype = torch.float32
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(96, 64)
-        self.gate_proj = nn.Linear(64, 128, bias=False)
-        self.up_proj = nn.Linear(64, 128, bias=False)
-        self.down_proj = nn.Linear(128, 64)
-        self.head = nn.Linear(64, 96, bias=False)
-        self.head.weight = self.embed.weight
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.head
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        x = self.embed(tokens)
-        logits: Tensor = self.head(x + self.down_proj(self.gate_proj(x).sigmoid() * self.up_proj(x)))
-        return logits
 
 
 def relative_error(mine: Tensor, theirs: Tensor) -> float:
@@ -144,7 +125,7 @@ def test_weights_that_came_from_blocks_of_32_come_out_unchanged() -> None:
     levels[..., 0], levels[..., 1] = 0, 15
     step, low = torch.rand(32, 4, 1) * 0.01, -torch.rand(32, 4, 1) * 0.1
     weight = (levels * step + low).flatten(1)
-    got, scales_and_zeros = quantize_groups(weight)
+    got, scales_and_zeros = quantize_groups(weight, torch.rand(4 * GROUP) + 0.01)
     assert (got == levels.flatten(1)).float().mean() > 0.95
     assert relative_error(dequantize_groups(got, scales_and_zeros), weight) < 0.006  # bfloat16's rounding
 
@@ -156,45 +137,63 @@ def test_weights_that_were_never_in_blocks_come_nearer_than_with_levels_from_end
     low, high = groups.amin(2, keepdim=True), groups.amax(2, keepdim=True)
     step = (high - low) / 15
     from_end_to_end = (((groups - low) / step).round() * step + low).flatten(1)
-    mine = relative_error(dequantize_groups(*quantize_groups(weight)), weight)
+    mine = relative_error(dequantize_groups(*quantize_groups(weight, torch.ones(8 * GROUP))), weight)
     assert mine < 0.95 * relative_error(from_end_to_end, weight)
 
 
+def test_weights_come_nearer_where_an_error_counts_more() -> None:
+    torch.manual_seed(0)
+    weight, counts = torch.randn(64, 8 * GROUP), 10 ** torch.randn(8 * GROUP)
+
+    def error(feature_weights: Tensor) -> float:
+        apart = dequantize_groups(*quantize_groups(weight, feature_weights)) - weight
+        return (apart.square() * counts).sum().item()
+
+    assert error(counts) < 0.7 * error(torch.ones(8 * GROUP))
+
+
+def test_features_that_fill_a_last_group_count_for_nothing() -> None:
+    """A layer of 40 features rounds its last 8 as if they were a group of their own."""
+    linear = nn.Linear(40, 16, bias=False)
+    x = torch.zeros(3, 40)
+    x[:, 32:] = torch.randn(3, 8)
+    assert relative_error(Int4Linear(linear)(x), linear(x)) < 0.08
+
+
 def test_a_weight_is_quantised_some_rows_at_a_time_and_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    weight = torch.randn(7, 2 * GROUP)
-    whole = quantize_groups(weight)
+    weight, counts = torch.randn(7, 2 * GROUP), torch.rand(2 * GROUP)
+    whole = quantize_groups(weight, counts)
     monkeypatch.setattr(quantize, "AT_ONCE", 3 * weight.shape[1])
-    in_parts = quantize_groups(weight)
+    in_parts = quantize_groups(weight, counts)
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(in_parts, whole, strict=True))
 
 
 def test_the_kernel_reads_what_was_stored() -> None:
     linear = nn.Linear(64, 32, bias=False)
     layer = Int4Linear(linear)
-    weight = dequantize_groups(*quantize_groups(linear.weight.detach()))
+    weight = dequantize_groups(*quantize_groups(linear.weight.detach(), torch.ones(64)))
     x = torch.randn(5, 64).bfloat16().float()
     assert relative_error(layer(x), x @ weight.t()) < 0.004
 
 
 @pytest.mark.skipif(not can_pack(), reason="this torch has no oneDNN")
 @pytest.mark.parametrize(
-    ("quantization", "head"),
+    ("quantization", "head", "error"),
     [
-        ("none", None),
-        ("int8", Int8Linear),
-        ("int4", Int8Linear),
-        pytest.param("nf4", None, marks=needs_bitsandbytes),
+        ("none", None, 1e-5),
+        ("int8", Int8Linear, 0.03),
+        ("int4", Int8Linear, 0.12),
+        pytest.param("nf4", None, 0.2, marks=needs_bitsandbytes),
     ],
 )
-def test_a_model_is_prepared(quantization: str, head: type[nn.Module] | None) -> None:
-    torch.manual_seed(0)
-    model = Model()
-    tokens = torch.arange(12).view(3, 4)
-    expected = model(tokens)
-    prepare_linears(model, quantization, CPU)
-    assert isinstance(model.head, head or (OnednnLinear, MklLinear))
-    assert isinstance(model.gate_proj, FusedPart)
-    assert relative_error(model(tokens), expected) < 0.05
+def test_a_model_is_prepared(quantization: str, head: type[nn.Module] | None, error: float) -> None:
+    model = tiny("llama")
+    tokens = list(range(3, 43))
+    expected = Runner(model, 1, 64).prefill(0, tokens, 0, every=True)
+    prepare_linears(model, Bytes(), quantization, CPU)
+    assert isinstance(model.lm_head, head or (OnednnLinear, MklLinear))
+    assert isinstance(model.model.layers[0].mlp.gate_proj, FusedPart)
+    assert relative_error(Runner(model, 1, 64).prefill(0, tokens, 0, every=True), expected) < error
     assert why_not_exact(model) is None
 
 
@@ -228,8 +227,7 @@ def test_a_real_model_keeps_its_sense_and_its_bits(quantization: str, demo_model
     plain, small = loaded("none"), loaded(quantization)
     assert small.in_slots
     assert why_not_exact(small.model) is None
-    text = (Path(__file__).parents[2] / "data" / "alice.txt").read_text()
-    tokens = small.tokenizer(text).input_ids[:512]
+    tokens = small.tokenizer(ALICE.read_text()).input_ids[:512]
     theirs, mine = (perplexity(Runner(one.model, 16, 1024), tokens) for one in (plain, small))
     assert mine < theirs * 1.08
 
@@ -243,6 +241,23 @@ def test_a_real_model_keeps_its_sense_and_its_bits(quantization: str, demo_model
     lonely = alone.decode([0], [tokens[40]], [40])
     among = crowd.decode(list(range(16)), [tokens[40]] * 16, positions)
     assert torch.equal(among[9], lonely[0])
+
+
+@pytest.mark.real
+def test_int4_costs_weights_that_were_never_in_4_bits_little_too(demo_model: Path) -> None:
+    """As those of nearly all models; the demo model's were, and are found again."""
+    attention.register()
+    tokenizer = AutoTokenizer.from_pretrained(demo_model)
+    model = AutoModelForCausalLM.from_pretrained(demo_model, attn_implementation=attention.NAME)
+    model = model.float().eval().requires_grad_(False)
+    tokens = tokenizer(ALICE.read_text()).input_ids[:1024]
+    theirs = perplexity(Runner(model, 1, 1024), tokens)
+    torch.manual_seed(0)
+    for layer in model.model.layers:
+        stretch_channels(layer, model.config)
+    prepare_linears(model, tokenizer, "int4", CPU)
+    # From one such model to another it is 5 to 11 % more; 18 to 26 % where all features count alike.
+    assert perplexity(Runner(model, 1, 1024), tokens) < 1.12 * theirs
 
 
 def perplexity(runner: Runner, tokens: list[int]) -> float:

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from samovar_server.engine import attention
 from samovar_server.loader.spec import WorkerSpec
 
 VOCABULARY = 256
@@ -157,6 +158,16 @@ FALLBACK: dict[str, tuple[str, dict[str, Any]]] = {
         **_EXPERTS,
     ),
 }
+
+
+def tiny(name: str, **different: Any) -> Any:
+    """A model of above with the engine's attention, as a load has it before its layers are replaced."""
+    torch.manual_seed(0)
+    attention.register()
+    model_type, fields = IN_SLOTS[name]
+    config = AutoConfig.for_model(model_type, **fields | different)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME)
+    return model.eval().requires_grad_(False)
 
 
 def write(folder: Path, name: str) -> WorkerSpec:

@@ -19,7 +19,7 @@ from samovar_server.engine.attention import by_transformers
 TEXT = Path(__file__).with_name("calibration.txt")
 """Some prose, code, figures, and a line each of other languages."""
 TOKENS = 512
-"""How much of the text is read: all of it, with the tokenizers of most models."""
+"""The most that is read of it; tokenizers with large vocabularies make fewer of the whole."""
 BACKGROUND = 0.1
 """What a feature weighs in any case, where 1 is the average. So short a text knows no feature exactly."""
 

@@ -41,10 +41,9 @@ TINY = torch.finfo(torch.float32).tiny
 def prepare_linears(model: Any, tokenizer: Any, quantization: str, device: torch.device) -> None:
     """Replace the linear layers below `model`, which is on `device`, by those that it is to run with.
 
-    int4 lets the model read a short text first, to learn where an error counts (see `calibration`).
-
     A model's error is most sensitive to its vocabulary head: int4 keeps it in 8 bits, and bitsandbytes'
-    ways leave it alone, as transformers does.
+    ways leave it alone, as transformers does. int4 lets the model read a short text first, to learn where
+    else an error counts (see `calibration`).
     """
     packed = float_factory(device, model.dtype)
     body, head = {

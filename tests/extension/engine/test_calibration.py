@@ -49,6 +49,17 @@ def test_a_model_is_left_as_it_was() -> None:
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
+def test_every_load_rounds_alike() -> None:
+    """Else a model that was unloaded and loaded again would answer otherwise."""
+    first, again = tiny("llama"), tiny("llama")
+    for model in (first, again):
+        prepare_linears(model, Bytes(), "int4", torch.device("cpu"))
+    for mine, theirs in zip(first.modules(), again.modules(), strict=True):
+        if isinstance(mine, Int4Linear):
+            assert torch.equal(mine.packed, theirs.packed)
+            assert torch.equal(mine.scales_and_zeros, theirs.scales_and_zeros)
+
+
 def test_a_text_that_is_longer_than_the_window_is_cut() -> None:
     feature_weights(tiny("gpt2", n_positions=100), Bytes())
     model = tiny("llama")

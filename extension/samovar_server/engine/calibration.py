@@ -57,5 +57,4 @@ def _add_up(sums: dict[nn.Linear, Tensor], linear: nn.Linear, inputs: tuple[Tens
     (Sun et al., 2024, https://arxiv.org/abs/2402.17762), and would stand for all.
     """
     rows = nn.functional.normalize(inputs[0].reshape(-1, linear.in_features).float(), dim=1)
-    squares = rows.square_().sum(dim=0)
-    sums[linear] = sums[linear] + squares if linear in sums else squares
+    sums[linear] = sums.get(linear, 0) + rows.square_().sum(dim=0)

@@ -16,13 +16,11 @@ from torch import nn
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
-from transformers import AutoConfig, AutoModelForCausalLM
 
-from samovar_server.engine import attention
 from samovar_server.engine.quantize import prepare_linears
 from samovar_server.engine.runner import Runner
 from samovar_server.engine.step import Logits, NewToken, Piece
-from tests.extension.engine.tiny_models import IN_SLOTS
+from tests.extension.engine.tiny_models import IN_SLOTS, tiny
 
 
 class Once:
@@ -43,7 +41,7 @@ def problem(name: str, device: torch.device) -> str | None:
         recorded.append(Once(compute))
         return recorded[-1]
 
-    model = tiny(name, device)
+    model = placed(name, device)
     runner = Runner(model, 4, 512, capture=capture)
     try:
         runner.run((), [Piece(0, [5] * 40, 0, Logits.EVERY), Piece(2, [6] * 3, 0, Logits.NONE)])
@@ -58,12 +56,10 @@ def problem(name: str, device: torch.device) -> str | None:
     return None if recorded else "no graph"
 
 
-def tiny(name: str, device: torch.device) -> Any:
+def placed(name: str, device: torch.device) -> Any:
     """The model, prepared as one that is loaded without quantisation."""
-    model_type, fields = IN_SLOTS[name]
-    config = AutoConfig.for_model(model_type, **fields)
     with unset_fake_temporarily():  # making a model looks at numbers
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME).eval()
+        model = tiny(name)
     for module in model.modules():
         for key, weight in module._parameters.items():
             if weight is not None:
@@ -78,7 +74,6 @@ def tiny(name: str, device: torch.device) -> Any:
 
 def main() -> None:
     _setup_privateuseone_for_python_backend("gpu")
-    attention.register()
     fake_tensor.CONSTANT_NUMEL_LIMIT = 0  # small constants have no numbers either
     with FakeTensorMode():
         problems = {name: problem(name, torch.device("gpu:0")) for name in IN_SLOTS}

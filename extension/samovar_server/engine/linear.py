@@ -1,26 +1,25 @@
 """Linear layers of the CPU engine: weights packed once, siblings computed together.
 
-Packed by MKL on Intel's processors, by oneDNN on others. A decode step of SmolLM2-135M in float32 waits for
-24 ms for the products of its layers with MKL's at 4 rows, for 29 with oneDNN's (a call of which takes 50 us
-before it computes), for 59 with `F.linear` (Xeon of 2019, 2 cores). On an AMD processor MKL takes other
-kernels, slower than oneDNN's. As important: a row's result has the same bits whatever the number of rows
-(`F.linear` changes its kernel, and with it the order of additions, at several row counts). The engine's
-promise of same request, same bits rests on this; `rows_agree` checks it on the machine at hand.
+In float32 the product is ours (see `product`), in half precision oneDNN's. `F.linear` is slower for few rows,
+and as important: with these a row's result has the same bits whatever the number of rows (`F.linear` changes
+its kernel, and with it the order of additions, at several row counts). The engine's promise of same request,
+same bits rests on this; `rows_agree` checks it on the machine at hand.
 """
 
 from __future__ import annotations
 
-import functools
-import platform
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from samovar_server.engine.jit import has_threads, vectors
+from samovar_server.engine.product import product
+from samovar_server.engine.tiles import BFLOAT, FLOAT, UNROLLED, Format
 
 ONEDNN_ROWS = 16
-MKL_ROWS = 64
-"""The row counts that the libraries lay weights out for; others run on the same layout."""
+"""The row count that oneDNN lays weights out for; others run on the same layout."""
 
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers that transformers' models call one after the other on the same input."""
@@ -36,19 +35,6 @@ def can_pack(dtype: torch.dtype = torch.float32) -> bool:
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
         return False
     return dtype != torch.float16 or bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
-
-
-def prefers_mkl(dtype: torch.dtype) -> bool:
-    """Whether MKL's packed products are there for `dtype`, and this is a processor they are made for."""
-    return dtype == torch.float32 and hasattr(torch.ops.mkl, "_mkl_reorder_linear_weight") and _is_intel()
-
-
-@functools.cache
-def _is_intel() -> bool:
-    try:
-        return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
-    except OSError:  # not Linux
-        return "GenuineIntel" in platform.processor()
 
 
 def onednn_product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -93,20 +79,62 @@ class OnednnLinear(RowLinear):
         return onednn_product(rows, self.packed, self.bias)
 
 
-class MklLinear(RowLinear):
-    """The weight lives in MKL's layout only."""
+class PanelLinear(RowLinear):
+    """The weight lives in the panels of our own product only, in some format."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    stored: Format
+    panels: Tensor
+    """As `product` has them."""
+
+    def __init__(self, linear: nn.Linear, *, multiple: int = UNROLLED) -> None:
+        """Features are filled up to a `multiple`, with zeros."""
         super().__init__(linear)
-        weight = linear.weight.detach()
-        self.packed = torch.ops.mkl._mkl_reorder_linear_weight(weight.contiguous(), MKL_ROWS)
-        # The operator asks for the weight, too, but only looks at its size.
-        self._size = weight.new_empty(1).expand_as(weight)
+        self.missing = -self.in_features % multiple
+        self.scale = torch.ones(self._panels() * vectors().panel)
+        self._added = torch.zeros(len(self.scale))
+        if self.bias is not None:
+            self._added[: self.out_features] = self.bias
+
+    def _panels(self) -> int:
+        return -(-self.out_features // vectors().panel)
+
+    def in_panels(self, values: Tensor) -> Tensor:
+        """values [outputs, n] as [panels, n, outputs of a panel]; outputs that lack are zeros."""
+        missing = self._panels() * vectors().panel - self.out_features
+        whole = functional.pad(values, (0, 0, 0, missing))
+        return whole.view(-1, vectors().panel, values.shape[1]).transpose(1, 2)
 
     def multiply(self, rows: Tensor) -> Tensor:
         """See RowLinear."""
-        y: Tensor = torch.ops.mkl._mkl_linear.default(rows, self.packed, self._size, self.bias, rows.shape[0])
-        return y
+        x = rows.float()
+        if self.missing:
+            x = functional.pad(x, (0, self.missing))
+        if x.stride(1) != 1:
+            x = x.contiguous()
+        y = x.new_empty(x.shape[0], self.out_features)
+        product(self.stored, vectors()).run(
+            x.data_ptr(),
+            self.panels.data_ptr(),
+            self.scale.data_ptr(),
+            self._added.data_ptr(),
+            y.data_ptr(),
+            *x.shape,
+            self.out_features,
+            x.stride(0),
+        )
+        return y.to(rows.dtype)
+
+
+class FloatLinear(PanelLinear):
+    """Weights in float32. Those that are bfloat16's, as a file had them, are kept so: nothing is lost."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear)
+        weight = functional.pad(linear.weight.detach().float(), (0, self.missing))
+        halved = weight.bfloat16()
+        is_halved = torch.equal(halved.float(), weight)
+        self.stored = BFLOAT if is_halved else FLOAT
+        self.panels = self.in_panels(halved if is_halved else weight).contiguous()
 
 
 class FusedLinears(nn.Module):
@@ -185,24 +213,9 @@ def float_factory(device: torch.device, dtype: torch.dtype) -> Factory:
     """How layers whose weights are not quantised are to be run on `device`."""
     if device.type != "cpu":
         return as_it_is
-    packed: Factory = OnednnLinear if can_pack(dtype) else as_it_is
-    return mkl_or(packed) if prefers_mkl(dtype) else packed
-
-
-def mkl_or(other: Factory) -> Factory:
-    """MKL's layers for shapes in which they keep a row's bits, which small ones do not, else `other`'s."""
-    agree: dict[tuple[int, int], bool] = {}
-
-    def make(linear: nn.Linear) -> nn.Module:
-        shape = linear.in_features, linear.out_features
-        if not agree.get(shape, True):
-            return other(linear)
-        layer = MklLinear(linear)
-        if shape not in agree:
-            agree[shape] = rows_agree(layer, linear.in_features, linear.weight.dtype)
-        return layer if agree[shape] else other(linear)
-
-    return make
+    if dtype == torch.float32:
+        return FloatLinear if has_threads() else as_it_is
+    return OnednnLinear if can_pack(dtype) else as_it_is
 
 
 def replace_linears(model: nn.Module, factory_for: Callable[[nn.Linear], Factory]) -> int:

@@ -1,15 +1,13 @@
 """Linear layers with quantised weights, and which layer gets which.
 
-On a CPU `int8` and `int4` are ours, over kernels that torch brings: rows keep their bits in any company,
-as those of the packed float layers do. `nf4`, and `int8` on a GPU, are bitsandbytes' (see `bnb`).
+On a CPU `int8` and `int4` are ours, by the same product as layers in float32 (see `product`): inputs are not
+rounded, and rows keep their bits in any company. `nf4`, and `int8` on a GPU, are bitsandbytes' (see `bnb`).
 """
 
 from __future__ import annotations
 
-import math
-import warnings
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +17,9 @@ from samovar_server.engine import bnb
 from samovar_server.engine.calibration import feature_weights
 from samovar_server.engine.layers import to_linears
 from samovar_server.engine.lean import make_lean
-from samovar_server.engine.linear import Factory, RowLinear, as_it_is, float_factory, replace_linears
+from samovar_server.engine.linear import Factory, PanelLinear, as_it_is, float_factory, replace_linears
+from samovar_server.engine.product import GROUP, INT4, INT8
 
-GROUP = 32
-"""Weights of int4 that share a scale and a minimum; as in Q4_1 of GGUF, whose blocks come out unchanged."""
-INT4_OUTPUTS = 16
-"""The int4 kernel wants a multiple of so many outputs."""
 LEVELS = 15
 SPANS = (15, 16)
 """Into how many steps the weights of a group are cut. With more than LEVELS the outermost are cut off a
@@ -48,8 +43,8 @@ def prepare_linears(model: Any, tokenizer: Any, quantization: str, device: torch
     packed = float_factory(device, model.dtype)
     body, head = {
         "none": (packed, packed),
-        "int8": (int8_linear, int8_linear) if device.type == "cpu" else (bnb.int8_linear, packed),
-        "int4": (Int4Linear, int8_linear),
+        "int8": (Int8Linear, Int8Linear) if device.type == "cpu" else (bnb.int8_linear, packed),
+        "int4": (Int4Linear, Int8Linear),
         "nf4": (bnb.Nf4Linear, packed),
     }[quantization]
     if body is as_it_is and device.type == "cpu":
@@ -76,151 +71,72 @@ def _let_go_of_the_file(model: nn.Module) -> None:
         parameter.data = parameter.data.clone()
 
 
-def int8_linear(linear: nn.Linear) -> nn.Module:
-    """The layer for weights in 8 bits that suits this processor.
+class Int8Linear(PanelLinear):
+    """Weights in 8 bits, with a scale for each output."""
 
-    With VNNI oneDNN's packed product takes 1.6 ms for SmolLM2-135M's vocabulary head at 4 rows, `_int_mm`
-    3.4 (EPYC of 2022, 2 cores). Without it oneDNN multiplies bytes one by one, or cuts off sums: 880 ms for
-    all products of SmolLM2-135M at 16 rows, which FBGEMM does in 28 (EPYC of 2021).
-    """
-    if torch.cpu._is_vnni_supported():
-        return OnednnInt8Linear(linear)
-    return (FbgemmInt8Linear if has_fbgemm() else Int8Linear)(linear)
-
-
-def has_fbgemm() -> bool:
-    """Whether this build of torch has FBGEMM, which is made for x86."""
-    return torch.backends.quantized.engine in ("x86", "fbgemm")
-
-
-class Int8Linear(RowLinear):
-    """Weights in 8 bits, with a scale for each output; inputs in twice 8 bits, with a scale for each row.
-
-    Sums of products are whole numbers, so no order of additions shows in a result. The inputs' second
-    8 bits cost little, as a step waits for the weights, and without them perplexity rises by 5 %.
-    """
-
-    most: ClassVar[int] = 127
-    """What an input's part can be, up and down."""
+    stored = INT8
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
-        weight = linear.weight.detach().float()
-        self.scale = weight.abs().amax(dim=1).clamp_(min=TINY).div_(WEIGHT_MOST)
-        self.pack((weight / self.scale[:, None]).round_().to(torch.int8))
-
-    def pack(self, weight: Tensor) -> None:
-        """Keep `weight` [outputs, features] as the product wants it."""
-        self.weight_t = weight.t()
-
-    def products(self, parts: Tensor) -> Tensor:
-        """parts [n, features], whole numbers, by the weights and their scales: [n, outputs] in float32."""
-        return torch._int_mm(parts.to(torch.int8), self.weight_t).float().mul_(self.scale)
-
-    def multiply(self, rows: Tensor) -> Tensor:
-        """See RowLinear."""
-        x = rows.float()
-        step = torch.linalg.vector_norm(x, math.inf, -1, keepdim=True).mul_(1 / self.most).add_(TINY)
-        x = x / step
-        finer = 2 * self.most  # the most then is half a step of the first part
-        # Rounded here: FBGEMM does it after it has added the middle, and so may take the wrong neighbour.
-        first = x.round()
-        rest = (x - first).mul_(finer).round_()
-        upper, lower = self.products(torch.cat([first, rest])).chunk(2)
-        y = torch.add(upper, lower, alpha=1 / finer).mul_(step)
-        if self.bias is not None:
-            y += self.bias
-        return y.to(rows.dtype)
+        weight = functional.pad(linear.weight.detach().float(), (0, self.missing))
+        scale = weight.abs().amax(dim=1).clamp_(min=TINY).div_(WEIGHT_MOST)
+        self.scale[: self.out_features] = scale
+        self.panels = self.in_panels((weight / scale[:, None]).round_().to(torch.int8)).contiguous()
 
 
-class OnednnInt8Linear(Int8Linear):
-    """The same with weights in oneDNN's layout. Its sums are whole only where the processor has VNNI."""
-
-    def pack(self, weight: Tensor) -> None:
-        """See Int8Linear."""
-        self.packed = torch.ops.onednn.qlinear_prepack(weight, None)
-        self._zeros = torch.zeros(len(weight), dtype=torch.int32)
-
-    def products(self, parts: Tensor) -> Tensor:
-        """See Int8Linear."""
-        # VNNI wants inputs without a sign: oneDNN takes off again what the middle adds to the sums.
-        middle = 128
-        x = parts.add_(middle).to(torch.uint8)
-        y: Tensor = torch.ops.onednn.qlinear_pointwise.default(
-            x, 1.0, middle, self.packed, self.scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
-        )
-        return y
-
-
-class FbgemmInt8Linear(Int8Linear):
-    """The same by FBGEMM, with inputs in two parts of 7 bits: it adds up pairs of products in 16 bits."""
-
-    most: ClassVar[int] = 63
-
-    def pack(self, weight: Tensor) -> None:
-        """See Int8Linear."""
-        with warnings.catch_warnings():
-            # torch is to drop quantised tensors some day; to these products there is no other way.
-            warnings.filterwarnings("ignore", ".*quantized tensor creation functions", UserWarning)
-            zeros = torch.zeros(len(weight), dtype=torch.int64)
-            quantized = torch._make_per_channel_quantized_tensor(weight, self.scale.double(), zeros, 0)
-        self.packed = torch.ops.quantized.linear_prepack(quantized, None)
-
-    def products(self, parts: Tensor) -> Tensor:
-        """See Int8Linear."""
-        multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
-        y: Tensor = multiply(parts, 1.0, self.most + 1, self.packed)
-        return y
-
-
-class Int4Linear(RowLinear):
-    """Weights in 4 bits, with a scale and a minimum for each group of 32; products in bfloat16.
+class Int4Linear(PanelLinear):
+    """Weights in 4 bits, with a step and a middle for each group of features.
 
     `feature_weights` [features] says how much an error counts where; all count alike without.
     """
 
+    stored = INT4
+
     def __init__(self, linear: nn.Linear, feature_weights: Tensor | None = None) -> None:
-        super().__init__(linear)
-        weight = linear.weight.detach().float()
+        super().__init__(linear, multiple=GROUP)
         if feature_weights is None:
             feature_weights = torch.ones(self.in_features)
-        # Zeros that fill a last group or block neither change a product nor are they given back.
-        self._missing = -self.in_features % GROUP
-        weight = functional.pad(weight, (0, self._missing, 0, -self.out_features % INT4_OUTPUTS))
-        feature_weights = functional.pad(feature_weights, (0, self._missing))
-        levels, self.scales_and_zeros = quantize_groups(weight, feature_weights)
-        self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 1)
-
-    def multiply(self, rows: Tensor) -> Tensor:
-        """See RowLinear."""
-        x = functional.pad(rows, (0, self._missing)) if self._missing else rows
-        y = torch.ops.aten._weight_int4pack_mm_for_cpu(
-            x.to(torch.bfloat16), self.packed, GROUP, self.scales_and_zeros
+        # Zeros that fill a last group neither change a product nor count as weights.
+        levels, steps, middles = quantize_groups(
+            functional.pad(linear.weight.detach().float(), (0, self.missing)),
+            functional.pad(feature_weights, (0, self.missing)),
         )
-        if y.shape[1] > self.out_features:
-            y = y[:, : self.out_features]
-        y = y.to(rows.dtype)
-        if self.bias is not None:
-            y += self.bias
-        return y
+        self.panels = self._packed(levels, steps, middles)
+
+    def _packed(self, levels: Tensor, steps: Tensor, middles: Tensor) -> Tensor:
+        """What `quantize_groups` gives, as `product.Int4` reads it."""
+        first, second = self.in_panels(levels).unflatten(1, (-1, 2)).unbind(2)
+        pairs = (first | second << 4).unflatten(1, (-1, GROUP // 2)).flatten(2)
+        scales = torch.cat([self.in_panels(steps), self.in_panels(middles)], dim=2)
+        return torch.cat([scales.contiguous().view(torch.uint8), pairs], dim=2)
 
 
-def quantize_groups(weight: Tensor, feature_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """weight [outputs, features] as levels 0..15 [outputs, features] and how to read them.
+class Groups(NamedTuple):
+    """Weights in 4 bits.
 
-    `feature_weights` [features], not all zero in any group, say how much a squared error counts. The second
-    result is [groups, outputs, 2] in bfloat16: the step between levels, and the value of level 8.
+    `levels` are 0 to 15, bytes [outputs, features]; `steps` between levels, and `middles`, the values of
+    level 8, are bfloat16 [outputs, groups].
+    """
+
+    levels: Tensor
+    steps: Tensor
+    middles: Tensor
+
+
+def quantize_groups(weight: Tensor, feature_weights: Tensor) -> Groups:
+    """weight [outputs, features] in 4 bits.
+
+    `feature_weights` [features], not all zero in any group, say how much a squared error counts.
     """
     counts = feature_weights.unflatten(0, (-1, GROUP))
     counts = counts / counts.sum(dim=1, keepdim=True)
     some_rows = weight.split(max(1, AT_ONCE // weight.shape[1]))
     parts = [_quantize_rows(rows, counts) for rows in some_rows]
-    levels, scales_and_zeros = zip(*parts, strict=True)
-    return torch.cat(levels), torch.cat(scales_and_zeros).transpose(0, 1).contiguous()
+    return Groups(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
-def _quantize_rows(weight: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """As `quantize_groups`, with the second as [outputs, groups, 2]; `counts` [groups, 32] are 1 together.
+def _quantize_rows(weight: Tensor, counts: Tensor) -> Groups:
+    """As `quantize_groups`; `counts` [groups, 32] are 1 together.
 
     For each group the best of some ways: levels from the least weight to the greatest, as Q4_1 of GGUF has
     them, or over about that or a little less, with the step and the minimum that fit best.
@@ -238,8 +154,7 @@ def _quantize_rows(weight: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         best = _Rounded(
             *(torch.where(better.error < best.error, x, y) for x, y in zip(better, best, strict=True))
         )
-    scales_and_zeros = torch.cat([best.step, best.middle], dim=2)
-    return best.levels.flatten(1).to(torch.int32), scales_and_zeros
+    return Groups(best.levels.flatten(1).to(torch.uint8), best.step.squeeze(2), best.middle.squeeze(2))
 
 
 class _Rounded(NamedTuple):
@@ -279,7 +194,7 @@ def _mean(groups: Tensor, counts: Tensor) -> Tensor:
     return (groups * counts).sum(dim=2, keepdim=True)
 
 
-def dequantize_groups(levels: Tensor, scales_and_zeros: Tensor) -> Tensor:
-    """What `quantize_groups` stored, as the kernel reads it, in float32."""
-    step, middle = scales_and_zeros.float().transpose(0, 1)[..., None, :].unbind(-1)
-    return ((levels.unflatten(1, (-1, GROUP)) - 8) * step + middle).flatten(1)
+def dequantize_groups(groups: Groups) -> Tensor:
+    """The weights that the kernel reads from them, in float32."""
+    step, middle = groups.steps.float()[..., None], groups.middles.float()[..., None]
+    return ((groups.levels.unflatten(1, (-1, GROUP)).float() - 8) * step + middle).flatten(1)

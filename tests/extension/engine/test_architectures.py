@@ -22,7 +22,7 @@ from samovar_server.engine.adapters import Adapter
 from samovar_server.engine.compute import ComputeThread
 from samovar_server.engine.core import Delivery, Engine
 from samovar_server.engine.fallback import FallbackRunner
-from samovar_server.engine.linear import can_pack
+from samovar_server.engine.jit import has_threads
 from samovar_server.engine.loading import UNSTATED_WINDOW, LoadedWeights, load
 from samovar_server.engine.pace import MOST_TOKENS
 from samovar_server.engine.runner import ModelRunner, Runner
@@ -147,7 +147,7 @@ def test_scarce_memory_changes_no_token(tmp_path: Path) -> None:
     assert sum(runner.cache.filled) <= 512
 
 
-@pytest.mark.skipif(not can_pack(), reason="this torch has no oneDNN, on whose linear layers this rests")
+@pytest.mark.skipif(not has_threads(), reason="without our products there is no such promise")
 def test_same_bits_in_any_company(in_slots: tuple[Path, LoadedWeights]) -> None:
     _, loaded = in_slots
 

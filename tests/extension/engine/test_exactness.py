@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 
 from samovar_server.engine.exactness import why_not_exact
-from samovar_server.engine.linear import OnednnLinear, can_pack
+from samovar_server.engine.linear import FloatLinear
 
 
 class Model(nn.Module):
@@ -23,9 +22,8 @@ class Model(nn.Module):
         self.layer = layer
 
 
-@pytest.mark.skipif(not can_pack(), reason="this torch has no oneDNN")
 def test_packed_layers_are_exact() -> None:
-    assert why_not_exact(Model(OnednnLinear(nn.Linear(64, 32)))) is None
+    assert why_not_exact(Model(FloatLinear(nn.Linear(64, 32)))) is None
 
 
 def test_a_plain_layer_is_named() -> None:
@@ -35,7 +33,7 @@ def test_a_plain_layer_is_named() -> None:
 
 
 def test_a_layer_whose_rows_depend_on_each_other_is_found() -> None:
-    class Coupled(OnednnLinear):
+    class Coupled(FloatLinear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x) + x.shape[0] * 1e-6
 

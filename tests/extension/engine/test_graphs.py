@@ -18,9 +18,15 @@ from tests.extension.engine.recorder import RecordedGraph
 from tests.extension.engine.test_architectures import continued, generated, load_tiny, prompts, random_tokens
 from tests.extension.engine.tiny_models import write
 
-pytestmark = pytest.mark.usefixtures("quiet_and_small")
+pytestmark = pytest.mark.usefixtures("quiet_and_small", "layers_as_on_a_gpu")
 
 SLOTS, CONTEXT = 6, 700
+
+
+@pytest.fixture
+def layers_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own: a product of ours would not be recorded."""
+    monkeypatch.setattr("samovar_server.engine.linear.has_threads", lambda: False)
 
 
 class Recorder:

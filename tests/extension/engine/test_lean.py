@@ -9,13 +9,13 @@ import pytest
 import torch
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
+from samovar_server.engine.jit import has_threads
 from samovar_server.engine.lean import LeanForward, rms_norm
-from samovar_server.engine.linear import can_pack
 from samovar_server.engine.runner import Runner
 from samovar_server.engine.step import Logits, NewToken, Piece, Rotary
 from tests.extension.engine.test_architectures import load_tiny, prompts
 
-pytestmark = pytest.mark.skipif(not can_pack(), reason="lean layers stand on oneDNN's linear layers")
+pytestmark = pytest.mark.skipif(not has_threads(), reason="plain layers stay torch's here")
 
 
 def lean_layers(model: Any) -> list[Any]:

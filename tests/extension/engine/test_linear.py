@@ -7,21 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from samovar_server.engine.linear import (
+    FloatLinear,
     FusedPart,
-    MklLinear,
     OnednnLinear,
     RowLinear,
     as_it_is,
     can_pack,
     float_factory,
-    mkl_or,
-    prefers_mkl,
     replace_linears,
     rows_agree,
 )
 
 needs_onednn = pytest.mark.skipif(not can_pack(), reason="this torch has no oneDNN")
-needs_mkl = pytest.mark.skipif(not prefers_mkl(torch.float32), reason="MKL is not made for this processor")
 
 
 class Counted(RowLinear):
@@ -55,11 +52,11 @@ class Attention(nn.Module):
 @pytest.mark.parametrize(
     ("packing", "features", "outputs", "bias"),
     [
+        (FloatLinear, 576, 1536, False),
+        (FloatLinear, 1536, 576, True),
+        (FloatLinear, 62, 7, True),
         pytest.param(OnednnLinear, 576, 1536, False, marks=needs_onednn),
-        pytest.param(OnednnLinear, 1536, 576, True, marks=needs_onednn),
         pytest.param(OnednnLinear, 64, 7, True, marks=needs_onednn),
-        pytest.param(MklLinear, 576, 1536, False, marks=needs_mkl),
-        pytest.param(MklLinear, 1536, 576, True, marks=needs_mkl),
     ],
 )
 def test_a_packed_layer_agrees_with_torch_and_with_itself(
@@ -75,26 +72,25 @@ def test_a_packed_layer_agrees_with_torch_and_with_itself(
     assert rows_agree(packed, features, torch.float32)
 
 
-def test_weights_are_packed_by_what_the_processor_can(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_were_bfloat16_are_kept_so_and_nothing_is_lost() -> None:
+    linear = nn.Linear(64, 40).bfloat16().float()
+    packed = FloatLinear(linear)
+    assert packed.panels.dtype == torch.bfloat16
+    x = torch.randn(3, 64)
+    torch.testing.assert_close(packed(x), linear(x), atol=1e-5, rtol=1e-5)
+    assert FloatLinear(nn.Linear(64, 40)).panels.dtype == torch.float32
+
+
+def test_weights_are_packed_by_what_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, linear = torch.device("cpu"), "samovar_server.engine.linear."
-    monkeypatch.setattr(f"{linear}_is_intel", lambda: False)
-    assert float_factory(cpu, torch.float32) is (OnednnLinear if can_pack() else as_it_is)
-    monkeypatch.setattr(f"{linear}can_pack", lambda dtype: dtype == torch.float32)
+    monkeypatch.setattr(f"{linear}can_pack", lambda dtype: dtype == torch.bfloat16)
+    monkeypatch.setattr(f"{linear}has_threads", lambda: True)
+    assert float_factory(cpu, torch.float32) is FloatLinear
+    assert float_factory(cpu, torch.bfloat16) is OnednnLinear
     assert float_factory(cpu, torch.float16) is as_it_is
     assert float_factory(torch.device("meta"), torch.float32) is as_it_is
-
-
-def test_mkl_is_left_for_shapes_in_which_it_does_not_keep_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Coupled(RowLinear):
-        """With bits that depend on the company in one shape."""
-
-        def multiply(self, rows: Tensor) -> Tensor:
-            return rows[:, : self.out_features] + (rows.shape[0] if self.out_features == 7 else 0)
-
-    monkeypatch.setattr("samovar_server.engine.linear.MklLinear", Coupled)
-    make = mkl_or(as_it_is)
-    made = [make(nn.Linear(16, outputs)) for outputs in (7, 7, 8, 8)]
-    assert [type(layer) for layer in made] == [nn.Linear, nn.Linear, Coupled, Coupled]
+    monkeypatch.setattr(f"{linear}has_threads", lambda: False)
+    assert float_factory(cpu, torch.float32) is as_it_is
 
 
 @pytest.mark.skipif(can_pack(torch.float16), reason="this processor multiplies in float16")
@@ -163,10 +159,9 @@ def test_only_plain_linear_layers_are_replaced() -> None:
     assert [type(module) for module in model] == [Counted, Special, nn.Embedding]
 
 
-@needs_onednn
 def test_a_tied_head_leaves_the_embedding_alone() -> None:
     model = nn.ModuleDict({"embed": nn.Embedding(32, 64), "head": nn.Linear(64, 32, bias=False)})
     model["head"].weight = model["embed"].weight
     before = model["embed"].weight.clone()
-    replace_linears(model, lambda _: OnednnLinear)
+    replace_linears(model, lambda _: FloatLinear)
     assert torch.equal(model["embed"].weight, before)

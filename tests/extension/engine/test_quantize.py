@@ -13,23 +13,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from samovar_server.engine import attention, quantize
 from samovar_server.engine.exactness import why_not_exact
+from samovar_server.engine.jit import has_threads
 from samovar_server.engine.linear import (
+    FloatLinear,
     FusedPart,
-    MklLinear,
-    OnednnLinear,
     RowLinear,
-    can_pack,
     rows_agree,
 )
 from samovar_server.engine.loading import load
+from samovar_server.engine.product import GROUP
 from samovar_server.engine.quantize import (
-    GROUP,
-    FbgemmInt8Linear,
     Int4Linear,
     Int8Linear,
-    OnednnInt8Linear,
     dequantize_groups,
-    has_fbgemm,
     prepare_linears,
     quantize_groups,
 )
@@ -41,14 +37,7 @@ from tests.extension.engine.helpers import Bytes
 CPU = torch.device("cpu")
 ALICE = Path(__file__).parents[2] / "data" / "alice.txt"
 SHAPES = [(576, 960, False), (1536, 576, True), (100, 30, True)]
-needs_fbgemm = pytest.mark.skipif(not has_fbgemm(), reason="this torch has no FBGEMM")
-needs_vnni = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="this processor has no VNNI")
-BYTES = [
-    Int8Linear,
-    pytest.param(OnednnInt8Linear, marks=needs_vnni),
-    pytest.param(FbgemmInt8Linear, marks=needs_fbgemm),
-]
-KINDS = [*BYTES, Int4Linear]
+KINDS = [Int8Linear, Int4Linear]
 needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="no bitsandbytes here")
 
 
@@ -112,43 +101,6 @@ def test_rows_and_weights_of_zeros_give_zeros(kind: type[RowLinear]) -> None:
     assert not layer(torch.randn(3, 64))[:, :8].any()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_one_large_input_does_not_drown_the_others(kind: type[RowLinear]) -> None:
-    linear = nn.Linear(64, 32, bias=False)
-    layer = kind(linear)
-    x = torch.randn(4, 64)
-    x[:, 3] = 300
-    quiet = torch.zeros(64, 64).fill_diagonal_(1)
-    quiet[3, 3] = 0
-    others = layer(x) - layer(x - x @ quiet)
-    assert relative_error(others, linear(x @ quiet)) < 0.35
-
-
-@pytest.mark.parametrize("kind", BYTES)
-def test_sums_of_bytes_are_exact_however_large(kind: type[Int8Linear]) -> None:
-    """Instructions that add pairs of products in 16 bits would cut off what is larger."""
-    linear = nn.Linear(1000, 32, bias=False)
-    with torch.no_grad():
-        linear.weight.fill_(0.5)
-    layer = kind(linear)
-    for part in (-layer.most, layer.most):
-        assert torch.equal(
-            layer.products(torch.full((3, 1000), float(part))), torch.full((3, 32), part * 500.0)
-        )
-
-
-@pytest.mark.parametrize("kind", BYTES)
-def test_inputs_next_to_the_middle_between_two_steps_are_not_a_step_off(kind: type[Int8Linear]) -> None:
-    layer = kind(nn.Linear(64, 32, bias=False))
-    x = torch.zeros(layer.most, 64)
-    x[:, 0] = layer.most  # so that a step is 1
-    below = torch.nextafter(torch.arange(layer.most) + 0.5, torch.tensor(0.0))
-    x[:, 1] = below
-    twin = x.clone()
-    twin[:, 1] = below - 0.01
-    assert (layer(x) - layer(twin)).abs().max() < 0.02 * layer.scale.max() * 127
-
-
 def test_weights_that_came_from_blocks_of_32_come_out_unchanged() -> None:
     """As those of a Q4_1 GGUF: sixteen levels between a group's minimum and maximum."""
     torch.manual_seed(0)
@@ -156,9 +108,9 @@ def test_weights_that_came_from_blocks_of_32_come_out_unchanged() -> None:
     levels[..., 0], levels[..., 1] = 0, 15
     step, low = torch.rand(32, 4, 1) * 0.01, -torch.rand(32, 4, 1) * 0.1
     weight = (levels * step + low).flatten(1)
-    got, scales_and_zeros = quantize_groups(weight, torch.rand(4 * GROUP) + 0.01)
-    assert (got == levels.flatten(1)).float().mean() > 0.95
-    assert relative_error(dequantize_groups(got, scales_and_zeros), weight) < 0.006  # bfloat16's rounding
+    got = quantize_groups(weight, torch.rand(4 * GROUP) + 0.01)
+    assert (got.levels == levels.flatten(1)).float().mean() > 0.95
+    assert relative_error(dequantize_groups(got), weight) < 0.006  # bfloat16's rounding
 
 
 def test_weights_that_were_never_in_blocks_come_nearer_than_with_levels_from_end_to_end() -> None:
@@ -168,7 +120,7 @@ def test_weights_that_were_never_in_blocks_come_nearer_than_with_levels_from_end
     low, high = groups.amin(2, keepdim=True), groups.amax(2, keepdim=True)
     step = (high - low) / 15
     from_end_to_end = (((groups - low) / step).round() * step + low).flatten(1)
-    mine = relative_error(dequantize_groups(*quantize_groups(weight, torch.ones(8 * GROUP))), weight)
+    mine = relative_error(dequantize_groups(quantize_groups(weight, torch.ones(8 * GROUP))), weight)
     assert mine < 0.95 * relative_error(from_end_to_end, weight)
 
 
@@ -177,7 +129,7 @@ def test_weights_come_nearer_where_an_error_counts_more() -> None:
     weight, counts = torch.randn(64, 8 * GROUP), 10 ** torch.randn(8 * GROUP)
 
     def error(feature_weights: Tensor) -> float:
-        apart = dequantize_groups(*quantize_groups(weight, feature_weights)) - weight
+        apart = dequantize_groups(quantize_groups(weight, feature_weights)) - weight
         return (apart.square() * counts).sum().item()
 
     assert error(counts) < 0.7 * error(torch.ones(8 * GROUP))
@@ -203,12 +155,12 @@ def test_a_weight_is_quantised_some_rows_at_a_time_and_to_the_same(monkeypatch: 
 def test_the_kernel_reads_what_was_stored() -> None:
     linear = nn.Linear(64, 32, bias=False)
     layer = Int4Linear(linear)
-    weight = dequantize_groups(*quantize_groups(linear.weight.detach(), torch.ones(64)))
-    x = torch.randn(5, 64).bfloat16().float()
-    assert relative_error(layer(x), x @ weight.t()) < 0.004
+    weight = dequantize_groups(quantize_groups(linear.weight.detach(), torch.ones(64)))
+    x = torch.randn(5, 64)
+    torch.testing.assert_close(layer(x), x @ weight.t(), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.skipif(not can_pack(), reason="this torch has no oneDNN")
+@pytest.mark.skipif(not has_threads(), reason="plain layers stay torch's here")
 @pytest.mark.parametrize(
     ("quantization", "head"),
     [
@@ -224,7 +176,7 @@ def test_a_model_is_prepared(quantization: str, head: type[nn.Module] | None) ->
     tokens = torch.arange(12).view(3, 4)
     expected = model(tokens)
     prepare_linears(model, Bytes(), quantization, CPU)
-    assert isinstance(model.head, head or (OnednnLinear, MklLinear))
+    assert isinstance(model.head, head or FloatLinear)
     assert isinstance(model.gate_proj, FusedPart)
     assert relative_error(model(tokens), expected) < 0.05
     assert why_not_exact(model) is None

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from samovar_server.engine.compute import ComputeThread
 from samovar_server.engine.core import Delivery, Engine
-from samovar_server.engine.linear import OnednnLinear, can_pack, rows_agree
+from samovar_server.engine.jit import has_threads
 from samovar_server.engine.loading import LoadedWeights, load
 from samovar_server.engine.runner import Runner
 from samovar_server.engine.sequence import Output, Sequence
@@ -152,9 +152,7 @@ def test_logits_agree_with_the_model_without_a_cache(run: Run, loaded: LoadedWei
     torch.testing.assert_close(run.logits[id(sequence)], whole, atol=2e-3, rtol=1e-3)
 
 
-@pytest.mark.skipif(
-    not can_pack(), reason="this torch has no oneDNN, on whose linear layers the promise rests"
-)
+@pytest.mark.skipif(not has_threads(), reason="without our products there is no such promise")
 @pytest.mark.parametrize("seed", range(4))
 def test_same_request_same_bits_in_any_company(seed: int, loaded: LoadedWeights) -> None:
     rng = random.Random(seed)
@@ -191,7 +189,7 @@ def test_same_request_same_bits_in_any_company(seed: int, loaded: LoadedWeights)
     assert lonely.output == again.output == among[0].output
 
 
-@pytest.mark.skipif(not can_pack(), reason="without exact products there is no speculative decoding")
+@pytest.mark.skipif(not has_threads(), reason="without exact products there is no speculative decoding")
 @pytest.mark.parametrize("temperature", [0, 0.7])
 def test_drafts_change_no_bit_of_an_answer(loaded: LoadedWeights, temperature: float) -> None:
     text = "Say this again, word by word: the samovar hums, the snow falls, the samovar hums, the snow falls."
@@ -207,12 +205,3 @@ def test_drafts_change_no_bit_of_an_answer(loaded: LoadedWeights, temperature: f
     assert runs[0].runner.drafted == 0
     for run in runs:
         run.engine.stop()
-
-
-def test_packed_linear_layers_agree_with_torch_and_with_themselves() -> None:
-    for features, outputs, bias in [(576, 1536, False), (1536, 576, True), (64, 192, True)]:
-        linear = torch.nn.Linear(features, outputs, bias=bias)
-        packed = OnednnLinear(linear)
-        x = torch.randn(3, 5, features)
-        torch.testing.assert_close(packed(x), linear(x), atol=1e-4, rtol=1e-4)
-        assert rows_agree(packed, features, torch.float32)

@@ -1,0 +1,132 @@
+"""Compiles kernels for this processor by LLVM, and runs them on torch's own threads.
+
+A kernel is a function `work` of the address of its arguments, and of a thread's number among so many. The
+threads are those of torch's OpenMP: a second team would fight with it for the cores.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from llvmlite import binding, ir
+
+from samovar_server.engine.emit import I32, I64, POINTER, VOID
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """What a processor's vector registers hold.
+
+    `lanes` floats each. A tile of a matrix product, of so many `rows` by so many vectors of `columns`, fits
+    into them together with what it is multiplied from.
+    """
+
+    lanes: int
+    columns: int
+    rows: int
+
+    @property
+    def panel(self) -> int:
+        """A tile's columns."""
+        return self.lanes * self.columns
+
+
+AVX512 = Vectors(16, 2, 12)
+AVX2 = Vectors(8, 2, 6)
+NARROW = Vectors(4, 4, 4)
+"""Of 128 bits, as in ARM's NEON."""
+
+
+@functools.cache
+def vectors() -> Vectors:
+    """Those of this processor."""
+    features = binding.get_host_cpu_features()
+    if features.get("avx512f"):
+        return AVX512
+    return AVX2 if features.get("avx2") and features.get("fma") else NARROW
+
+
+def new_kernel(name: str) -> ir.Function:
+    """A function `work` in a module of its own, to be written."""
+    module = ir.Module(name)
+    module.triple = binding.get_default_triple()
+    return ir.Function(module, ir.FunctionType(VOID, [POINTER, I64, I64]), "work")
+
+
+class Kernel:
+    """The compiled function `work` that `new_kernel` gave."""
+
+    def __init__(self, work: ir.Function) -> None:
+        openmp = _openmp()
+        if openmp is not None:
+            _add_team(work, openmp)
+        binding.initialize_native_target()
+        binding.initialize_native_asmprinter()
+        machine = binding.Target.from_default_triple().create_target_machine(
+            cpu=binding.get_host_cpu_name(), features=binding.get_host_cpu_features().flatten(), opt=3
+        )
+        module = binding.parse_assembly(str(work.module))
+        passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=2))
+        passes.getModulePassManager().run(module, passes)
+        self._code = binding.create_mcjit_compiler(module, machine)  # which owns what is run
+        self._code.finalize_object()
+        self._team = self._code.get_function_address("team") if openmp is not None else 0
+        self._parallel = openmp.GOMP_parallel if openmp is not None else None
+        self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(
+            self._code.get_function_address("work")
+        )
+
+    def run(self, *arguments: int) -> None:
+        """Carry out the kernel on `arguments`, addresses and sizes, which it finds in this order."""
+        packed = (ctypes.c_int64 * len(arguments))(*arguments)
+        if self._parallel is None:
+            self._alone(ctypes.addressof(packed), 0, 1)
+        else:
+            self._parallel(self._team, ctypes.addressof(packed), torch.get_num_threads(), 0)
+
+
+def has_threads() -> bool:
+    """Whether kernels run on more threads than one: whether torch's OpenMP is one that can be asked."""
+    return _openmp() is not None
+
+
+@functools.cache
+def _openmp() -> Any:
+    """The OpenMP library that torch has loaded, or None when it is not known how to call it."""
+    for path in _candidates():
+        library = ctypes.CDLL(str(path))
+        if hasattr(library, "GOMP_parallel"):  # GCC's, and LLVM's that answers to its calls
+            library.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+            library.GOMP_parallel.restype = None
+            return library
+    return None
+
+
+def _candidates() -> Iterator[Path]:
+    names = ("libgomp", "libomp", "libiomp5")
+    yield from (
+        path for path in (Path(torch.__file__).parent / "lib").glob("lib*") if path.name.startswith(names)
+    )
+    loaded = Path("/proc/self/maps")
+    if loaded.exists():
+        paths = {Path(line.split()[-1]) for line in loaded.read_text().splitlines() if "/" in line}
+        yield from sorted(path for path in paths if path.name.startswith(names))
+
+
+def _add_team(work: ir.Function, openmp: Any) -> None:
+    """Write the function `team` that each thread of OpenMP calls, and that calls `work` with its number."""
+    team = ir.Function(work.module, ir.FunctionType(VOID, [POINTER]), "team")
+    build = ir.IRBuilder(team.append_basic_block())
+    numbers = []
+    for name in ("omp_get_thread_num", "omp_get_num_threads"):
+        binding.add_symbol(name, ctypes.cast(getattr(openmp, name), ctypes.c_void_p).value)
+        asked = ir.Function(work.module, ir.FunctionType(I32, []), name)
+        numbers.append(build.zext(build.call(asked, []), I64))
+    build.call(work, [team.args[0], *numbers])
+    build.ret_void()

@@ -1,0 +1,134 @@
+"""Tiles: what matrix products of ours are made of.
+
+A few rows by a panel, that is by some vectors of outputs side by side, whose sums stay in registers while
+the features pass by one after the other (Goto and Van de Geijn, "Anatomy of High-Performance Matrix
+Multiplication", 2008). An output is the sum of its products in the order of the features, rounded after
+each: its bits do not depend on what else is in the tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from llvmlite import ir
+
+from samovar_server.engine.emit import BF16_BYTES, F32, FLOAT_BYTES, I16, I64, POINTER, VOID, Emitter, integer
+
+UNROLLED = 4
+"""Features that are written out for each turn of a loop."""
+
+Body = Callable[[ir.Value, Sequence[ir.Value]], None]
+"""What is done with a feature's number and its weights, vectors of a panel's width."""
+
+
+class Format:
+    """How the weights of a panel are stored: `bits` for each, all included."""
+
+    bits: int
+    whole = True
+    """Whether features come in multiples of UNROLLED."""
+
+    def offset(self, e: Emitter, panel: int, features: ir.Value) -> ir.Value:
+        """Bytes that so many features of a panel take."""
+        return e.product(features, panel * self.bits // 8)
+
+    def each(self, e: Emitter, columns: int, source: ir.Value, features: ir.Value, body: Body) -> None:
+        """Write `body` for each of the features at `source`, with `columns` vectors of weights."""
+        full = features
+        if not self.whole:
+            full = e.build.sub(features, e.build.srem(features, integer(UNROLLED)))
+        with e.loop(full, UNROLLED) as first:
+            for ahead in range(UNROLLED):
+                self.one(e, columns, source, e.sum(first, ahead), body)
+        if not self.whole:
+            with e.loop(features, start=full) as feature:
+                self.one(e, columns, source, feature, body)
+
+    def one(self, e: Emitter, columns: int, source: ir.Value, feature: ir.Value, body: Body) -> None:
+        """Write `body` for a feature."""
+        place = e.at(source, self.offset(e, columns * e.lanes, feature))
+        body(feature, [self.read(e, place, column) for column in range(columns)])
+
+    def read(self, e: Emitter, place: ir.Value, column: int) -> ir.Value:
+        """Vector `column` of a feature's weights at `place`."""
+        raise NotImplementedError
+
+
+class Float(Format):
+    """float32."""
+
+    bits = 32
+
+    def read(self, e: Emitter, place: ir.Value, column: int) -> ir.Value:
+        """See Format."""
+        return e.load(e.floats, place, column * e.lanes * FLOAT_BYTES)
+
+
+class BFloat(Format):
+    """bfloat16, which becomes the float32 that it is the upper half of."""
+
+    bits = 16
+
+    def read(self, e: Emitter, place: ir.Value, column: int) -> ir.Value:
+        """See Format."""
+        return e.from_bf16(e.load(ir.VectorType(I16, e.lanes), place, column * e.lanes * BF16_BYTES))
+
+
+FLOAT, BFLOAT = Float(), BFloat()
+
+
+def function(module: ir.Module, name: str, kinds: Sequence[ir.Type]) -> ir.Function:
+    """A function of these kinds of arguments that is not inlined, to be written."""
+    new = ir.Function(module, ir.FunctionType(VOID, kinds), name)
+    new.linkage = "internal"
+    new.attributes.add("noinline")
+    return new
+
+
+def tile(module: ir.Module, lanes: int, columns: int, rows: int, stored: Format, name: str) -> ir.Function:
+    """tile(x, bytes from row to row, weights, sums [rows, panel], features) adds to the sums."""
+    new = function(module, f"{name}_{rows}", [POINTER, I64, POINTER, POINTER, I64])
+    x, stride, weights, sums, features = new.args
+    e = Emitter(new, lanes)
+    starts = [e.at(x, e.product(stride, row)) for row in range(rows)]
+    places = [vector * lanes * FLOAT_BYTES for vector in range(rows * columns)]
+    totals = [e.variable(e.floats, e.load(e.floats, sums, place)) for place in places]
+
+    def add(feature: ir.Value, vectors: Sequence[ir.Value]) -> None:
+        for row, start in enumerate(starts):
+            value = e.spread(e.load(F32, start, e.product(feature, FLOAT_BYTES), align=FLOAT_BYTES))
+            for total, vector in zip(totals[row * columns :], vectors, strict=False):
+                e.build.store(e.multiply_add(value, vector, e.get(total, e.floats)), total)
+
+    stored.each(e, columns, weights, features, add)
+    for total, place in zip(totals, places, strict=True):
+        e.store(e.get(total, e.floats), sums, place)
+    e.finish()
+    return new
+
+
+def call_tiles(
+    e: Emitter,
+    tiles: dict[int, ir.Function],
+    rows: ir.Value,
+    x: ir.Value,
+    stride: ir.Value,
+    weights: ir.Value,
+    sums: ir.Value,
+    sums_stride: int,
+    features: ir.Value,
+) -> None:
+    """Cover so many `rows`, whose sums lie `sums_stride` bytes apart, with `tiles` by their own rows."""
+    most = max(tiles)
+    rest = e.build.srem(rows, integer(most))
+    full = e.build.sub(rows, rest)
+
+    def call(count: int, row: ir.Value) -> None:
+        inputs, own = e.at(x, e.product(row, stride)), e.at(sums, e.product(row, sums_stride))
+        e.build.call(tiles[count], [inputs, stride, weights, own, features])
+
+    with e.loop(full, most) as row:
+        call(most, row)
+    for count in range(1, most):
+        with e.build.if_then(e.build.icmp_signed("==", rest, integer(count))):
+            call(count, full)

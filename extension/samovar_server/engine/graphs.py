@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from samovar_server.engine.kv_cache import SlotCache
-from samovar_server.engine.step import Decoding, NewToken, Round, moved
+from samovar_server.engine.step import Decoding, NewToken, Together, moved
 
 log = logging.getLogger(__name__)
 
@@ -136,8 +136,8 @@ class Graphs:
         """Compute the logits of the slots in `shape` from the inputs."""
         rows = shape.rows
         tokens, positions, places = self._inputs[: 3 * rows].view(3, rows)
-        everyone = Round(positions, 0, rows, shape.length, None)
-        decoding = Decoding(self._slots[:rows], places, [everyone])
+        everyone = Together(positions, 0, rows, shape.length, None)
+        decoding = Decoding(self._slots[:rows], places, everyone)
         logits = self._compute(tokens, decoding)
         if self._logits is None:
             self._logits = logits.new_empty(self._cache.slots, logits.shape[-1])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,13 +83,22 @@ class Kernel:
             self._code.get_function_address("work")
         )
 
-    def run(self, *arguments: int) -> None:
-        """Carry out the kernel on `arguments`, addresses and sizes, which it finds in this order."""
+    def run(self, *arguments: int, alone: bool = False) -> None:
+        """Carry out the kernel on `arguments`, addresses and sizes, which it finds in this order.
+
+        By all threads, or by the caller `alone`.
+        """
         packed = (ctypes.c_int64 * len(arguments))(*arguments)
-        if self._parallel is None:
+        if self._parallel is None or alone:
             self._alone(ctypes.addressof(packed), 0, 1)
         else:
             self._parallel(self._team, ctypes.addressof(packed), torch.get_num_threads(), 0)
+
+
+def bits_of(value: float) -> int:
+    """A float32 as the integer that a kernel's argument is."""
+    bits: int = struct.unpack("<I", struct.pack("<f", value))[0]
+    return bits
 
 
 def has_threads() -> bool:

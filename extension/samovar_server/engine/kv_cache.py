@@ -82,11 +82,15 @@ class SlotLayer(CacheLayerMixin):
         self.write(self.cache.step, key_states[0].transpose(0, 1), value_states[0].transpose(0, 1))
         return self.keys, self.values
 
-    def write(self, step: Step, keys: Tensor, values: Tensor) -> None:
-        """Keep the step's keys and values [tokens, kv_heads, head_dim]."""
+    def buffers(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Where keys and values like these [tokens, kv_heads, head_dim] are kept."""
         if not self.is_initialized:
             self.lazy_initialization(keys.transpose(0, 1)[None], values.transpose(0, 1)[None])
-        for buffer, states in ((self.keys, keys), (self.values, values)):
+        return self.keys, self.values
+
+    def write(self, step: Step, keys: Tensor, values: Tensor) -> None:
+        """Keep the step's keys and values [tokens, kv_heads, head_dim]."""
+        for buffer, states in zip(self.buffers(keys, values), (keys, values), strict=True):
             done = step.decoded
             if step.decoding is not None:
                 rows = buffer.view(-1, buffer.shape[-1])

@@ -2,9 +2,9 @@
 
 A token's way through a small model is short enough for Python to matter, and for every view that is made
 on the way: all that is not a product of the layers' weights takes 10 ms of a step of SmolLM2-135M with one
-row, and 20 with 16 (2 cores of a Xeon of 2019). Queries, keys and values are turned together, by tables that
-hold the queries' scale and leave values as they are. Only the forward functions of the layers are replaced;
-their modules and names stay as they are.
+row, and 20 with 16 (2 cores of a Xeon of 2019). On a CPU kernels of ours do it (see `rowwise`). Elsewhere
+queries, keys and values are turned together, by tables that hold the queries' scale and leave values as they
+are. Only the forward functions of the layers are replaced; their modules and names stay as they are.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.activations import SiLUActivation
 
+from samovar_server.engine import rowwise
 from samovar_server.engine.attention import Settings, attend_rows
+from samovar_server.engine.kv_cache import SlotLayer
 from samovar_server.engine.linear import SIBLINGS, FusedLinears, RowLinear, fused_name
 from samovar_server.engine.step import Rotary, Step
 
@@ -60,10 +63,12 @@ class LeanForward:
             mlp.down_proj,
         ]
         self._products = [_function(linear) for linear in self._linears]
-        self._activate: Callable[[Tensor], Tensor] = mlp.act_fn.forward
-        self._norms = [rms_norm(layer.input_layernorm), rms_norm(layer.post_attention_layernorm)]
         parts = (attention.q_proj, attention.k_proj, attention.v_proj)
         self._heads = [part.out_features // self._head_dim for part in parts]
+        self._activation: nn.Module = mlp.act_fn
+        self._norms = [layer.input_layernorm, layer.post_attention_layernorm]
+        on_cpu = layer.input_layernorm.weight.device.type == "cpu"
+        self._ours = on_cpu and layer.input_layernorm.weight.dtype == torch.float32
 
     def __call__(
         self,
@@ -81,18 +86,45 @@ class LeanForward:
             return whole
         # The products alone know nothing of hooks.
         qkv, out, gate_up, down = self._linears if slot_step.adapted else self._products
+        ours = self._ours and not slot_step.fused
         x = hidden_states[0]
-        heads = qkv(self._norms[0](x)).view(x.shape[0], -1, self._head_dim)
-        query, key, value = (
-            self._rotary(slot_step, position_embeddings).turn(heads).split_with_sizes(self._heads, 1)
-        )
+        heads = qkv(self._norm(0, x, ours)).view(x.shape[0], -1, self._head_dim)
         cache = past_key_values.layers[self._index]
-        cache.write(slot_step, key, value)
+        query = self._place(heads, slot_step, position_embeddings, cache, ours)
         attended = attend_rows(query, cache.keys, cache.values, slot_step, self._settings)
         x.add_(out(attended.flatten(1)))
-        gate, up = gate_up(self._norms[1](x)).chunk(2, -1)
-        x.add_(down(self._activate(gate).mul_(up)))
+        x.add_(down(self._gate(gate_up(self._norm(1, x, ours)), ours)))
         return hidden_states
+
+    def _norm(self, index: int, x: Tensor, ours: bool) -> Tensor:
+        module = self._norms[index]
+        if ours:
+            return rowwise.rms_norm(x, module.weight, module.variance_epsilon)
+        return torch.rms_norm(x, tuple(module.weight.shape), module.weight, module.variance_epsilon)
+
+    def _place(
+        self,
+        heads: Tensor,
+        step: Step,
+        position_embeddings: tuple[Tensor, Tensor],
+        cache: SlotLayer,
+        ours: bool,
+    ) -> Tensor:
+        """The queries of `heads`, at their positions; keys and values go to the cache."""
+        if ours:
+            cos, sin = (table[0] for table in position_embeddings)
+            return rowwise.turn_and_keep(heads, self._heads[0], cos, sin, self._scaling, step, cache)
+        turned = self._rotary(step, position_embeddings).turn(heads)
+        query, key, value = turned.split_with_sizes(self._heads, 1)
+        cache.write(step, key, value)
+        return query
+
+    def _gate(self, gate_up: Tensor, ours: bool) -> Tensor:
+        if ours and isinstance(self._activation, SiLUActivation | nn.SiLU):
+            return rowwise.silu_gated(gate_up)
+        gate, up = gate_up.chunk(2, -1)
+        activated: Tensor = self._activation(gate)
+        return activated.mul_(up)
 
     def _rotary(self, step: Step, position_embeddings: tuple[Tensor, Tensor]) -> Rotary:
         """The positions of the step's tokens, for all of its layers."""
@@ -110,27 +142,3 @@ def _whole(parent: nn.Module, names: tuple[str, ...]) -> nn.Module:
 
 def _function(linear: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return linear.multiply if isinstance(linear, RowLinear) else linear
-
-
-def rms_norm(module: Any) -> Callable[[Tensor], Tensor]:
-    """The layout's RMSNorm (Zhang and Sennrich, 2019), in few calls.
-
-    On a CPU torch's own makes nine, with float32 twice as long as these four: with the width d,
-    x / sqrt(mean(x ** 2) + epsilon) is x * sqrt(d) / hypot(norm(x), sqrt(d * epsilon)).
-    """
-    weight, epsilon = module.weight, module.variance_epsilon
-    shape = tuple(weight.shape)
-
-    def norm(x: Tensor) -> Tensor:
-        return torch.rms_norm(x, shape, weight, epsilon)
-
-    if weight.device.type != "cpu" or weight.dtype != torch.float32:
-        return norm
-    scaled = weight.detach() * shape[0] ** 0.5
-    least = weight.new_tensor((shape[0] * epsilon) ** 0.5)
-
-    def norm_by_length(x: Tensor) -> Tensor:
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return (x * scaled).div_(torch.hypot(length, least))
-
-    return norm_by_length

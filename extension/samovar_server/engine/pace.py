@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
-from samovar_server.engine.grid import FINEST
-
 STRETCH = 2.5
 """How many times as long as one that only decodes a step may be that takes prompt tokens too."""
 SMOOTHING = 0.2
 """The share of the newest step in the average of steps that only decode."""
 GROWTH = 8
 """Tokens by which a step may take more than the one before: a step that was quick by chance shows little."""
+LEAST_TOKENS = 4
+"""What a step takes at least, so that a prompt gets in whatever it costs."""
 MOST_TOKENS = 256
 """What a step takes of long prompts at most. With so many, reading the weights is a small part of it."""
 SHORT = 128
@@ -31,7 +31,7 @@ TOGETHER = 1024
 @dataclass(frozen=True, slots=True)
 class Pace:
     """`decode_seconds` is what a step takes that only decodes `rows`, None before the first; `tokens` are the
-    prompt tokens that a step beside decoding may take, if one block of them is not more."""
+    prompt tokens that a step beside decoding may take."""
 
     decode_seconds: float | None = None
     rows: int = 0
@@ -54,11 +54,11 @@ class Pace:
         token_seconds = max(seconds - self.decode_seconds, 1e-9) / (prefilled + newcomers)
         decode_seconds = self.decode_seconds + newcomers * token_seconds
         spare = (STRETCH - 1) * decode_seconds
-        filled = prefilled > self.tokens // 2  # the grid leaves less than half unused, a prompt's end more
+        filled = prefilled > self.tokens // 2  # a prompt's end leaves some unused
         if not filled and prefilled * token_seconds <= spare:
             return self
-        fitting = int(min(spare / token_seconds, self.tokens + GROWTH, MOST_TOKENS)) // FINEST * FINEST
-        return replace(self, tokens=max(FINEST, fitting))
+        fitting = int(min(spare / token_seconds, self.tokens + GROWTH, MOST_TOKENS))
+        return replace(self, tokens=max(LEAST_TOKENS, fitting))
 
 
 def prefill_budget(pace: Pace, decoding: int, coming: Sequence[int]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence as Seq
 from typing import Any
@@ -13,13 +12,8 @@ from torch import Tensor
 
 from samovar_server.engine.adapters import Adapter, Rows, applied
 from samovar_server.engine.graphs import Capture, Graphs
-from samovar_server.engine.grid import decode_length
 from samovar_server.engine.kv_cache import SlotCache
-from samovar_server.engine.rounds import rounds
-from samovar_server.engine.step import Decoding, Logits, NewToken, Piece, Round, Step, moved
-
-CALL_BYTES = 500_000
-"""What a decode step reads of the KV cache in the time that one more call of attention costs."""
+from samovar_server.engine.step import Decoding, Logits, NewToken, Piece, Step, Together, moved
 
 
 class ModelRunner(ABC):
@@ -110,27 +104,19 @@ class Runner(ModelRunner):
             wanted += range(len(ids) - piece.rows, len(ids))
         # A model must give some logits; those of a piece that wants none go unread.
         index, row, places, keep = moved([slots, ids, positions, wanted or [len(ids) - 1]], self.device)
-        decoding = self._decoding(tokens, slots, index, places[: len(slots)]) if tokens else None
+        decoding = None
+        if tokens:
+            decoding = Decoding(index, places[: len(slots)])
+            if self._fused:
+                length = max(token.position for token in tokens) + 1
+                decoding.together = Together.of(slots, index, decoding.places, length)
         with applied(adapted):
             logits = self._forward(row, places, Step(decoding, pieces, bool(adapted), self._fused), keep)
         return (logits if self._keeps else logits[keep])[: len(wanted)]
 
-    def _decoding(self, tokens: Seq[NewToken], slots: Seq[int], index: Tensor, positions: Tensor) -> Decoding:
-        """The rounds of `tokens`, whose slots are in `index`, too."""
-        parts = []
-        for rows in rounds(tokens, math.inf if self._fused else self._call()):
-            length = self._attended(max(token.position for token in tokens[rows]) + 1)
-            parts.append(Round.of(slots[rows], index[rows], positions[rows], length))
-        return Decoding(index, positions, parts)
-
-    def _call(self) -> float:
-        """What a call of attention costs, in positions of a slot."""
-        layer = self.cache.layers[0]
-        return CALL_BYTES / (2 * layer.keys[0, :, 0].nbytes) if layer.is_initialized else math.inf
-
     def _graphed(self, tokens: Tensor, decoding: Decoding) -> Tensor:
-        (only,) = decoding.rounds
-        return self._forward(tokens, only.positions, Step(decoding, (), fused=True), None)
+        assert decoding.together is not None
+        return self._forward(tokens, decoding.together.positions, Step(decoding, (), fused=True), None)
 
     def _forward(self, tokens: Tensor, positions: Tensor, step: Step, keep: Tensor | None) -> Tensor:
         """Logits [rows, vocabulary] of the tokens in `keep`, where the model can choose, or of all."""
@@ -162,9 +148,6 @@ class Runner(ModelRunner):
             else moved([rows], self.device)[0]
             for adapter, rows in places.items()
         }
-
-    def _attended(self, seen: int) -> int:
-        return min(decode_length(seen), self.cache.length)
 
     @torch.inference_mode()
     def copy_prefix(self, source: int, target: int, length: int) -> None:

@@ -22,8 +22,7 @@ from itertools import islice
 
 from samovar_server.engine.admission import Claim, is_safe, may_grow
 from samovar_server.engine.draft import Draft, Drafter, worthwhile
-from samovar_server.engine.grid import WIDEST, cut
-from samovar_server.engine.pace import Pace, prefill_budget
+from samovar_server.engine.pace import LEAST_TOKENS, Pace, prefill_budget
 from samovar_server.engine.row_cost import RowCost
 from samovar_server.engine.sequence import Phase, Sequence
 from samovar_server.engine.slots import Assignment, SlotPool, Trim
@@ -124,7 +123,7 @@ class Scheduler:
                 self.waiting.remove(sequence)
         else:
             self.running.remove(sequence)
-            self._slots.release(sequence.slot)
+            self._slots.release(sequence.slot, _decoded(sequence))
         sequence.phase = Phase.FINISHED
 
     def plan(self, pace: Pace, cost: RowCost) -> Plan:
@@ -133,8 +132,7 @@ class Scheduler:
         decode.sort(key=lambda sequence: sequence.slot)  # neighbouring slots are computed without gaps
         budget = prefill_budget(pace, len(decode), self._coming())
         chunks: list[Chunk] = []
-        # The first chunk may be one block whatever the budget, or a prompt would never come in.
-        while (not chunks or budget >= WIDEST) and (chunk := self._next_chunk(budget, chunks)) is not None:
+        while budget >= LEAST_TOKENS and (chunk := self._next_chunk(budget, chunks)) is not None:
             chunks.append(chunk)
             budget -= chunk.end - chunk.start
         drafts = self._drafts(decode, chunks, cost)
@@ -179,7 +177,7 @@ class Scheduler:
         return [draft.tokens[:more] for draft, more in zip(drafts, taken, strict=True)]
 
     def _next_chunk(self, budget: int, before: list[Chunk]) -> Chunk | None:
-        """The next chunk, of `budget` tokens or one block, behind those `before` it in the same step."""
+        """The next chunk, of `budget` tokens at most, behind those `before` it in the same step."""
         sequence = next((s for s in self.running if s.phase is Phase.PREFILL), None)
         assignment = None
         if sequence is None:
@@ -189,7 +187,7 @@ class Scheduler:
             self.waiting.remove(sequence)
             assignment = self._admit(sequence)
         start, whole = sequence.prefilled, len(sequence.prompt)
-        end = min(cut(start, budget), whole) if self._resumes else whole
+        end = min(start + budget, whole) if self._resumes else whole
         self._slots.prefilled(sequence.slot, sequence.prompt[start:end])
         sequence.prefilled = end
         if end == whole:
@@ -254,6 +252,11 @@ def _draft(sequence: Sequence) -> Draft:
     if sequence.drafter is None:
         sequence.drafter = Drafter(sequence.prompt)
     return sequence.drafter.draft(sequence.output, sequence.max_tokens - len(sequence.output) - 1)
+
+
+def _decoded(sequence: Sequence) -> list[int]:
+    """The generated tokens whose keys and values the slot holds: all but the last, which nobody computed."""
+    return sequence.output[:-1] if sequence.phase is Phase.DECODE else []
 
 
 def _claim(sequence: Sequence) -> Claim:

@@ -66,7 +66,7 @@ def _windows_seen(runner: Runner, context_length: int) -> set[int | None]:
     """The sliding windows that layers asked for in the last step; None is unlimited attention."""
     step = runner.cache.step
     assert step is not None
-    return {window if window and window < context_length else None for window in step.windows()}
+    return {window if window and window < context_length else None for window in step.windows}
 
 
 def _windows_meant(model: Any, context_length: int) -> set[int | None]:

@@ -24,7 +24,7 @@ from samovar_server.engine.core import Delivery, Engine
 from samovar_server.engine.embedding import Embedder
 from samovar_server.engine.embedding_card import makes_embeddings
 from samovar_server.engine.embeddings import EmbeddingService
-from samovar_server.engine.exactness import why_not_exact, why_not_exact_attention
+from samovar_server.engine.exactness import why_not_exact
 from samovar_server.engine.fallback import FallbackRunner
 from samovar_server.engine.grammar import Grammars
 from samovar_server.engine.graphs import cuda_capture
@@ -221,7 +221,7 @@ def prepare_generating(spec: WorkerSpec, report: Report, compute: ComputeThread)
     # Who runs alone has no neighbours that could change a bit.
     inexact = None
     if isinstance(runner, Runner):
-        inexact = why_not_exact(loaded.model) or why_not_exact_attention(loaded.model, runner.cache)
+        inexact = why_not_exact(loaded.model)
     if inexact is not None:
         log.info("%s is not exact in company, because %s", spec.model_name, inexact)
     gpu.give_back(runner.device)

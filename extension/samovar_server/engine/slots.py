@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from samovar_server.engine.grid import border
-
 STRIDE = 64
 """Tokens that are compared at once."""
+LEAST_SHARED = 16
+"""Fewer tokens than these are computed anew: their copy, and waiting for it, would cost as much."""
 
 
 @dataclass(slots=True)
 class Slot:
-    """A row of the KV cache. `tokens` are the prompt tokens whose keys and values it holds.
+    """A row of the KV cache. `tokens` are those whose keys and values it holds, from the first on.
 
     They are reused under the same `salt` only: how long a prompt takes would tell one user what another
     has asked, and with another adapter they would be others.
 
-    Only prefilled tokens count: those of generated tokens came from decode steps, whose bits differ
-    from a prefill's, and a reused prefix must not show. `filled` are the row's positions that take memory,
-    because something has been written there since they were last given back.
+    Tokens of a prompt count and those that were generated behind them, so that a chat goes on where it
+    stood: on a CPU both have the same bits. `filled` are the row's positions that take memory, because
+    something has been written there since they were last given back.
     """
 
     index: int
@@ -64,7 +64,7 @@ class SlotPool:
         """The slot with most of `prompt`, free ones first, and how many tokens of it."""
 
         def shared(slot: Slot) -> int:
-            return common_blocks(slot.tokens, prompt) if slot.salt == salt else 0
+            return common_prefix(slot.tokens, prompt) if slot.salt == salt else 0
 
         best = max(self.slots, key=lambda slot: (shared(slot), not slot.busy))
         return best, shared(best)
@@ -88,10 +88,12 @@ class SlotPool:
         """The slot now also holds `tokens`, in front of which stands what it held."""
         self.slots[index].tokens.extend(tokens)
 
-    def release(self, index: int) -> None:
-        """Give the slot back; it keeps its prefix until somebody else needs the row."""
+    def release(self, index: int, decoded: Sequence[int] = ()) -> None:
+        """Give the slot back; it keeps its prefix, and what was `decoded` behind it, until somebody else
+        needs the row."""
         self._releases += 1
         slot = self.slots[index]
+        slot.tokens.extend(decoded)
         slot.busy, slot.released = False, self._releases
 
     def fit(self, held: Mapping[int, int], room: int) -> list[Trim]:
@@ -118,8 +120,8 @@ class SlotPool:
         return list(trims.values())
 
 
-def common_blocks(held: Sequence[int], prompt: Sequence[int]) -> int:
-    """Tokens of `prompt` that can be taken over from `held`: whole blocks, and never the last token.
+def common_prefix(held: Sequence[int], prompt: Sequence[int]) -> int:
+    """Tokens of `prompt` that are taken over from `held`: some at least, and never the last token.
 
     The last token's logits start the output, so it is always computed.
     """
@@ -130,4 +132,4 @@ def common_blocks(held: Sequence[int], prompt: Sequence[int]) -> int:
         same += STRIDE
     while same < limit and held[same] == prompt[same]:
         same += 1
-    return border(same)
+    return same if same >= LEAST_SHARED else 0

@@ -7,6 +7,7 @@ which, and the weights are read once for all. Only the KV cache and the attentio
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from enum import Enum
@@ -58,13 +59,57 @@ class Piece:
         return {Logits.NONE: 0, Logits.LAST: 1, Logits.EVERY: len(self.tokens)}[self.logits]
 
 
-@dataclass(slots=True)
-class Round:
-    """New tokens that are attended with at once, one for each of some slots, at `positions` [n].
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Tokens that stand one behind the other in the row of a step, from `row` on, and in `slot`, from
+    `position` on."""
 
-    Attention runs over all slots from `first` to `last` (exclusive) and over the first `length` positions,
-    a bucket that holds all queries. `rows` [n] are the queries' places among those slots, or None when
-    there is one for each, in order.
+    row: int
+    count: int
+    slot: int
+    position: int
+
+
+class Runs:
+    """All tokens of a step, as runs."""
+
+    def __init__(self, runs: Seq[Run]) -> None:
+        self._runs = runs
+        self.positions = max(run.position + run.count for run in runs)
+        """How many the longest of the slots has behind the step."""
+        self._slots = max(run.slot for run in runs) + 1
+        self._parts: dict[int, Tensor] = {}
+
+    def fit(self, buffer: Tensor) -> bool:
+        """Whether a cache's [slots, heads, length, head_dim] has all their places. Kernels do not ask."""
+        return self._slots <= buffer.shape[0] and self.positions <= buffer.shape[2]
+
+    @functools.cached_property
+    def places(self) -> Tensor:
+        """Each token's slot and position: [tokens, 2]."""
+        return torch.tensor(
+            [(run.slot, run.position + ahead) for run in self._runs for ahead in range(run.count)]
+        )
+
+    def parts(self, most: int) -> Tensor:
+        """The runs cut into so many tokens at most: [parts, 4], their fields. Computed once a step."""
+        parts = self._parts.get(most)
+        if parts is None:
+            rows = [
+                (run.row + done, min(most, run.count - done), run.slot, run.position + done)
+                for run in self._runs
+                for done in range(0, run.count, most)
+            ]
+            parts = self._parts[most] = torch.tensor(rows)
+        return parts
+
+
+@dataclass(slots=True)
+class Together:
+    """New tokens that a GPU attends with at once, one for each of some slots, at `positions` [n].
+
+    Attention runs over all slots from `first` to `last` (exclusive) and over the first `length` positions.
+    `rows` [n] are the queries' places among those slots, or None when there is one for each, in order.
     """
 
     positions: Tensor
@@ -75,7 +120,7 @@ class Round:
     masks: dict[tuple[int | None, int], Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, slots: Seq[int], index: Tensor, positions: Tensor, length: int) -> Round:
+    def of(cls, slots: Seq[int], index: Tensor, positions: Tensor, length: int) -> Together:
         """That of new tokens for `slots`, which are in `index`, too."""
         first, last = min(slots), max(slots) + 1
         whole = slots == list(range(first, last))
@@ -103,14 +148,13 @@ class Round:
 class Decoding:
     """The decoding part of a step: tokens of `slots` [n], whose keys and values are written at `places` [n].
 
-    Those are their positions, but for rows of a graph that stand for nobody. They are attended with in
-    `rounds`, in their order: no slot is twice in one, so that the products of a draft's tokens have the
-    shapes that they would have by themselves, and the same bits.
+    Those are their positions, but for rows of a graph that stand for nobody. `together` is how a GPU attends
+    with them, None on a CPU.
     """
 
     slots: Tensor
     places: Tensor
-    rounds: Seq[Round]
+    together: Together | None = None
     indices: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
     def rows_of(self, buffer: Tensor) -> Tensor:
@@ -163,36 +207,46 @@ class Step:
     """A forward pass: the decoding part, if any, and the pieces behind it.
 
     In one that is `adapted`, layers have hooks by which adapters add to their outputs. In one that is
-    `fused`, attention is left to torch's fused kernels wherever they know it: quicker on a GPU, and without a
-    promise of bits.
+    `fused`, attention is left to torch's fused kernels wherever they know it: on a GPU, and without a
+    promise of bits. `windows` are the sliding windows that layers asked for; None is unlimited attention.
     """
 
     decoding: Decoding | None
     pieces: Seq[Piece]
     adapted: bool = False
     fused: bool = False
-    masks: dict[tuple[range, range, int | None], Tensor] = field(default_factory=dict)
+    masks: dict[tuple[range, int | None], Tensor] = field(default_factory=dict)
     rotary: Rotary | None = None
+    windows: set[int | None] = field(default_factory=set)
     decoded: int = field(init=False)
     """How many tokens of the row are the decoding part's."""
+    _runs: Runs | None = None
 
     def __post_init__(self) -> None:
         self.decoded = 0 if self.decoding is None else self.decoding.slots.shape[0]
 
-    def mask(self, queries: range, keys: range, window: int | None, like: Tensor) -> Tensor:
-        """Additive mask [queries, keys]: a query sees keys up to itself, the last `window` of them."""
-        mask = self.masks.get((queries, keys, window))
-        if mask is None:
-            columns = torch.arange(keys.start, keys.stop, device=like.device)
-            rows = torch.arange(queries.start, queries.stop, device=like.device)
-            mask = self.masks[queries, keys, window] = _mask(rows[:, None], columns, window, like)
-        return mask
+    @property
+    def runs(self) -> Runs:
+        """The tokens of the step, as attention on a CPU wants them."""
+        if self._runs is None:
+            runs = []
+            if self.decoding is not None:
+                places = zip(self.decoding.slots.tolist(), self.decoding.places.tolist(), strict=True)
+                runs = [Run(row, 1, *place) for row, place in enumerate(places)]
+            done = self.decoded
+            for piece in self.pieces:
+                runs.append(Run(done, len(piece.tokens), piece.slot, piece.start))
+                done += len(piece.tokens)
+            self._runs = Runs(runs)
+        return self._runs
 
-    def windows(self) -> set[int | None]:
-        """The sliding windows that layers asked for; None is unlimited attention."""
-        rounds = () if self.decoding is None else self.decoding.rounds
-        decoding = {window for each in rounds for window, _ in each.masks}
-        return decoding | {window for _, _, window in self.masks}
+    def mask(self, queries: range, window: int | None, like: Tensor) -> Tensor:
+        """Additive mask [queries, keys]: a query sees keys up to itself, the last `window` of them."""
+        mask = self.masks.get((queries, window))
+        if mask is None:
+            keys = torch.arange(queries.stop, device=like.device)
+            mask = self.masks[queries, window] = _mask(keys[queries.start :, None], keys, window, like)
+        return mask
 
 
 def moved(numbers: Seq[Seq[int]], device: torch.device) -> list[Tensor]:

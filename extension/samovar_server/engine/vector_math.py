@@ -31,7 +31,9 @@ def exp(e: Emitter, x: ir.Value) -> ir.Value:
     near_one = e.multiply_add(e.build.fmul(sum_, rest), rest, e.build.fadd(rest, e.constant(1)))
     exponent = e.build.add(e.build.fptosi(times, e.ints), e.whole(EXPONENT_BIAS))
     power = e.build.bitcast(e.build.shl(exponent, e.whole(EXPONENT_SHIFT)), e.floats)
-    return e.build.select(e.build.fcmp_ordered("<", x, least), e.constant(0), e.build.fmul(near_one, power))
+    grown = e.build.fmul(near_one, power)
+    grown = e.build.select(e.build.fcmp_ordered("<", x, least), e.constant(0), grown)
+    return e.build.select(e.build.fcmp_unordered("uno", x, x), x, grown)  # of what is no number
 
 
 def tanh(e: Emitter, x: ir.Value) -> ir.Value:

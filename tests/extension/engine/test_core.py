@@ -41,7 +41,7 @@ def test_many_ragged_requests_with_shared_prefixes(seed: int) -> None:
     assert not bench.failure
 
 
-def test_a_repeated_prompt_is_computed_once_but_for_its_last_block() -> None:
+def test_a_repeated_prompt_is_computed_once_but_for_its_last_token() -> None:
     prompt = list(range(90)) + [3] * 10
     with Bench() as bench:
         first = bench.submit(prompt, max_tokens=3)
@@ -49,18 +49,19 @@ def test_a_repeated_prompt_is_computed_once_but_for_its_last_block() -> None:
         again = bench.submit(prompt, max_tokens=3)
         assert again.done.wait(30)
     assert again.text == first.text
-    assert (first.sequence.cached_tokens, again.sequence.cached_tokens) == (0, 96)
+    assert (first.sequence.cached_tokens, again.sequence.cached_tokens) == (0, 99)
 
 
-def test_what_was_generated_is_computed_anew_when_it_comes_as_a_prompt() -> None:
-    # Decoding gives keys and values other bits than prefill does: the answer would depend on what ran before.
+def test_a_chat_goes_on_from_what_was_generated() -> None:
     prompt = list(range(40))
     with Bench() as bench:
         first = bench.submit(prompt, max_tokens=40)
         assert first.done.wait(30)
-        turn = bench.submit(prompt + expected(prompt, 40) + [3] * 10, max_tokens=2)
+        follow_up = prompt + expected(prompt, 40) + [3] * 10
+        turn = bench.submit(follow_up, max_tokens=2)
         assert turn.done.wait(30)
-    assert turn.sequence.cached_tokens <= len(prompt)
+    assert turn.sequence.cached_tokens == 79, "all but the answer's last token, which nobody computed"
+    assert turn.text == text_of(expected(follow_up, 2))
 
 
 def test_text_that_may_begin_a_stop_string_is_shown_when_the_answer_ends_before_it_is_one() -> None:
@@ -81,7 +82,7 @@ def test_a_prompt_can_start_from_the_slot_of_a_running_request() -> None:
         bench.runner.gate.release(1000)
         assert first.done.wait(30)
         assert second.done.wait(30)
-    assert second.sequence.cached_tokens == 80
+    assert second.sequence.cached_tokens == 89
     assert second.text == first.text == text_of(expected(prompt, 50))
 
 
@@ -151,7 +152,7 @@ def test_samples_of_one_prompt_share_its_computation() -> None:
         requests = [bench.submit(prompt, max_tokens=2) for _ in range(4)]
         for request in requests:
             assert request.done.wait(30)
-    assert sum(sum(call.pieces) for call in bench.runner.calls) == 90 + 3 * 10
+    assert sum(sum(call.pieces) for call in bench.runner.calls) == 90 + 3
     assert {request.text for request in requests} == {text_of(expected(prompt, 2))}
 
 
@@ -248,7 +249,7 @@ def test_what_was_computed_under_one_salt_is_computed_again_under_another() -> N
             request = bench.submit(prompt, max_tokens=3, place=Place(salt))
             assert request.done.wait(30)
             cached.append(request.sequence.cached_tokens)
-    assert cached == [0, 0, 96]
+    assert cached == [0, 0, 99]
 
 
 def test_a_failed_step_is_told_and_ends_the_engine() -> None:
@@ -382,7 +383,7 @@ def test_short_answers_run_together_whatever_they_might_have_come_to() -> None:
 def test_prefixes_are_kept_as_long_as_there_is_room_for_them() -> None:
     prompt, other = list(range(40)), [90] * 60
     with Bench(slots=2, room=130) as bench:
-        for each, cached in ((prompt, 0), (other, 0), (prompt, 32), ([80] * 100, 0), (prompt, 0)):
+        for each, cached in ((prompt, 0), (other, 0), (prompt, 39), ([80] * 100, 0), (prompt, 0)):
             request = bench.submit(each, max_tokens=2)
             assert request.done.wait(30)
             assert request.sequence.cached_tokens == cached

@@ -7,8 +7,15 @@ import random
 
 import pytest
 
-from samovar_server.engine.grid import FINEST
-from samovar_server.engine.pace import MOST_TOKENS, SHORT, STRETCH, TOGETHER, Pace, prefill_budget
+from samovar_server.engine.pace import (
+    LEAST_TOKENS,
+    MOST_TOKENS,
+    SHORT,
+    STRETCH,
+    TOGETHER,
+    Pace,
+    prefill_budget,
+)
 
 
 def run(pace: Pace, decode: float, token: float, steps: int) -> tuple[Pace, list[float]]:
@@ -24,9 +31,9 @@ def run(pace: Pace, decode: float, token: float, steps: int) -> tuple[Pace, list
 def test_steps_settle_below_the_bound_or_at_the_smallest_piece(seed: int) -> None:
     rng = random.Random(seed)
     decode, token = rng.uniform(0.005, 0.1), rng.uniform(1e-5, 5e-3)
-    pace = Pace(decode_seconds=decode, rows=1, tokens=FINEST * rng.randrange(1, MOST_TOKENS // FINEST + 1))
+    pace = Pace(decode_seconds=decode, rows=1, tokens=rng.randrange(LEAST_TOKENS, MOST_TOKENS + 1))
     pace, taken = run(pace, decode, token, 40)
-    smallest = decode + token * FINEST
+    smallest = decode + token * LEAST_TOKENS
     # It feels its way up and is thrown back: above the bound never twice in a row, once it has settled.
     above = [seconds > max(STRETCH * decode, smallest) * 1.001 for seconds in taken[5:]]
     assert not any(first and second for first, second in itertools.pairwise(above))
@@ -34,7 +41,7 @@ def test_steps_settle_below_the_bound_or_at_the_smallest_piece(seed: int) -> Non
 
 def test_cheap_prompts_are_taken_in_large_pieces_and_dear_ones_in_small() -> None:
     assert run(Pace(0.05, 1), 0.05, 1e-6, 40)[0].tokens == MOST_TOKENS
-    assert run(Pace(0.05, 1), 0.05, 1.0, 20)[0].tokens == FINEST
+    assert run(Pace(0.05, 1), 0.05, 1.0, 20)[0].tokens == LEAST_TOKENS
 
 
 def test_nothing_is_concluded_from_steps_that_do_not_show_it() -> None:

@@ -189,6 +189,21 @@ def test_same_request_same_bits_in_any_company(seed: int, loaded: LoadedWeights)
     assert lonely.output == again.output == among[0].output
 
 
+@pytest.mark.skipif(not has_threads(), reason="without our products there is no such promise")
+def test_a_chat_goes_on_where_its_answer_ended_and_nobody_can_tell(loaded: LoadedWeights) -> None:
+    prompt = prompts(loaded)[3]
+    run, afresh = Run(loaded), Run(loaded)
+    first = run.generate(prompt, 30, SamplingParams(temperature=0))
+    follow_up = [*prompt, *first.output, *prompts(loaded)[0]]
+    second = run.generate(follow_up, 10, SamplingParams(temperature=0))
+    assert second.cached_tokens == len(prompt) + len(first.output) - 1
+    expected = afresh.generate(follow_up, 10, SamplingParams(temperature=0))
+    assert expected.cached_tokens == 0
+    assert torch.equal(run.logits[id(second)], afresh.logits[id(expected)])
+    for each in (run, afresh):
+        each.engine.stop()
+
+
 @pytest.mark.skipif(not has_threads(), reason="without exact products there is no speculative decoding")
 @pytest.mark.parametrize("temperature", [0, 0.7])
 def test_drafts_change_no_bit_of_an_answer(loaded: LoadedWeights, temperature: float) -> None:

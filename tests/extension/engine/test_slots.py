@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from samovar_server.engine.slots import SlotPool, Trim, common_blocks
+from samovar_server.engine.slots import LEAST_SHARED, SlotPool, Trim, common_prefix
 
 
-def test_only_whole_blocks_count_and_never_the_last_token() -> None:
+def test_what_is_shared_counts_if_it_is_worth_it_and_never_the_last_token() -> None:
     prompt = list(range(100))
-    assert common_blocks(prompt, prompt) == 96
-    assert common_blocks(prompt[:64], prompt) == 64
-    assert common_blocks(prompt, prompt[:64]) == 48
-    assert common_blocks(prompt[:15], prompt) == 0
-    assert common_blocks([*prompt[:70], -1, *prompt[71:]], prompt) == 64
+    assert common_prefix(prompt, prompt) == 99
+    assert common_prefix(prompt[:64], prompt) == 64
+    assert common_prefix(prompt, prompt[:64]) == 63
+    assert common_prefix(prompt[:LEAST_SHARED], prompt) == LEAST_SHARED
+    assert common_prefix(prompt[: LEAST_SHARED - 1], prompt) == 0
+    assert common_prefix([*prompt[:70], -1, *prompt[71:]], prompt) == 70
 
 
 def test_a_free_slot_with_the_prefix_is_continued() -> None:
@@ -21,7 +22,18 @@ def test_a_free_slot_with_the_prefix_is_continued() -> None:
     pool.prefilled(slot, prompt)
     pool.release(slot)
     again = pool.acquire([*prompt[:40], 7, 7])
-    assert (again.slot, again.source, again.cached_tokens) == (slot, slot, 32)
+    assert (again.slot, again.source, again.cached_tokens) == (slot, slot, 40)
+
+
+def test_what_was_generated_is_a_prefix_too_once_the_slot_is_given_back() -> None:
+    pool = SlotPool(2)
+    slot = pool.acquire(list(range(40))).slot
+    pool.prefilled(slot, list(range(40)))
+    assert pool.longest_prefix([*range(60)])[1] == 40
+    pool.release(slot, [40, 41, 42])
+    assert pool.longest_prefix([*range(60)])[1] == 43
+    assert pool.acquire([*range(41), 7]).cached_tokens == 41
+    assert pool.longest_prefix([*range(60)])[1] == 41, "the rest is written over"
 
 
 def test_a_busy_slot_with_the_prefix_is_copied_from() -> None:
@@ -31,7 +43,7 @@ def test_a_busy_slot_with_the_prefix_is_copied_from() -> None:
     pool.prefilled(first, prompt)
     second = pool.acquire(prompt)
     assert second.slot != first
-    assert (second.source, second.cached_tokens) == (first, 64)
+    assert (second.source, second.cached_tokens) == (first, 79)
 
 
 def test_slots_without_a_prefix_go_first_then_the_one_unused_longest() -> None:

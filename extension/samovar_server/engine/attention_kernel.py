@@ -31,6 +31,8 @@ ROWS = 24
 """Queries that are attended with together at most: tokens, times the heads that share a kv head."""
 COLUMNS = 2
 """Vectors of keys in a panel of scores."""
+AHEAD = 1
+"""How many panels of keys before their turn they are fetched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +87,10 @@ def attend(
     query = query.float()
     if query.stride(2) != 1:
         query = query.contiguous()
+    keys, values = _side_by_side(keys), _side_by_side(values)
     heads, kv_heads = query.shape[1], keys.shape[1]
     shape = Shape(keys.shape[3], values.shape[3], heads // kv_heads, keys.dtype)
     assert runs.fit(keys) and runs.fit(values), "the cache was reserved for them"
-    assert keys.stride(2) == shape.key_dim and values.stride(2) == shape.value_dim, (
-        "positions lie side by side"
-    )
     parts = runs.parts(shape.tokens)
     # A whole panel more on either side: a window need not begin with one.
     length = (runs.positions // shape.keys + 2) * shape.keys
@@ -115,6 +115,11 @@ def attend(
         bits_of(softcap or 0.0),
     )
     return out
+
+
+def _side_by_side(states: Tensor) -> Tensor:
+    """Keys or values whose positions lie side by side; those of a cache do, computed ones may not."""
+    return states if states.stride()[2:] == (states.shape[3], 1) else states.contiguous()
 
 
 @functools.cache
@@ -228,7 +233,7 @@ class _Attention:
                 for buffer, at in ((self.keys, 0), (self.values, 2))
             )
             self._gather(part)
-            self._score(part, keys)
+            self._score(part, keys, values)
             self._weigh(part)
             self._add_up(part, values)
         e.finish()
@@ -250,11 +255,18 @@ class _Attention:
             for at in range(0, size, self.shape.lanes * FLOAT_BYTES):
                 e.store(e.load(e.floats, query, at), own, at)
 
-    def _score(self, part: _Part, keys: ir.Value) -> None:
-        """Scores of all keys from the first to the last, and of some behind, by panels."""
+    def _score(self, part: _Part, keys: ir.Value, values: ir.Value) -> None:
+        """Scores of all keys from the first to the last, and of some behind, by panels.
+
+        Neither keys nor values are in a cache yet, and processors do not see their order by themselves.
+        """
         e, shape = self.e, self.shape
         panel_bytes = shape.keys * FLOAT_BYTES
+        key_bytes, value_bytes = (size * shape.dtype.itemsize for size in (shape.key_dim, shape.value_dim))
         with e.loop(e.sum(part.last_key, 1), shape.keys, part.first_key) as first:
+            ahead = e.product(e.sum(first, AHEAD * shape.keys), key_bytes)
+            e.prefetch(e.at(keys, ahead), shape.keys * key_bytes)
+            e.prefetch(e.at(values, e.product(first, value_bytes)), shape.keys * value_bytes)
             self._turn(keys, first, part.last_key)
             self._clear(part, panel_bytes)
             stride = integer(shape.key_dim * FLOAT_BYTES)

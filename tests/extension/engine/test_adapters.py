@@ -177,7 +177,7 @@ def test_a_prefix_is_reused_under_the_same_adapter_only(llama: Path, tmp_path: P
     runner = Runner(model, 8, 512)
     users = [None, one, None, one, two]
     sequences = continued(runner, [prompt] * 5, adapters=users)
-    assert [sequence.cached_tokens for sequence in sequences] == [0, 0, 64, 64, 0]
+    assert [sequence.cached_tokens for sequence in sequences] == [0, 0, 69, 69, 0]
     outputs = [sequence.output for sequence in sequences]
     assert outputs[0] == outputs[2]
     assert outputs[1] == outputs[3]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, T5Config
 
-from samovar_server.engine import selfcheck
+from samovar_server.engine import attention_kernel, selfcheck
 from samovar_server.engine.adapters import Adapter
 from samovar_server.engine.compute import ComputeThread
 from samovar_server.engine.core import Delivery, Engine
@@ -28,7 +28,6 @@ from samovar_server.engine.pace import MOST_TOKENS
 from samovar_server.engine.runner import ModelRunner, Runner
 from samovar_server.engine.sequence import Output, Sequence
 from samovar_server.engine.serving import Serving, prepare
-from samovar_server.engine.step import Step
 from samovar_server.engine.text import TextStream
 from samovar_server.errors import LoadFailed
 from samovar_server.loader.spec import WorkerSpec
@@ -220,13 +219,15 @@ def test_a_model_that_differs_in_the_slots_is_found_out(
     assert "its layers ask for the windows" in str(selfcheck.disagreement(model, 512))
     model.config.sliding_window = WINDOW
 
-    def sees_all(self: Step, queries: range, keys: range, window: int | None, like: Tensor) -> Tensor:
-        return like.new_zeros(len(queries), len(keys))
+    right = attention_kernel.attend
 
-    monkeypatch.setattr(Step, "mask", sees_all)
+    def capped(*args: Any, **settings: Any) -> Tensor:
+        return right(*args, **settings | {"softcap": 0.01})
+
+    monkeypatch.setattr(attention_kernel, "attend", capped)
     assert "its logits in the slots differ by" in str(selfcheck.disagreement(model, 512))
 
-    monkeypatch.setattr(Step, "mask", None)
+    monkeypatch.setattr(attention_kernel, "attend", None)
     assert selfcheck.disagreement(model, 512) == "it fails in the slots with TypeError"
 
 

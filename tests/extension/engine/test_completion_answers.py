@@ -133,7 +133,7 @@ def test_counts_are_of_each_prompt_once_and_of_all_samples() -> None:
     assert [choice["index"] for choice in answer["choices"]] == list(range(6))
     usage = answer["usage"]
     assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (81, 12, 93)
-    assert usage["prompt_tokens_details"] == {"cached_tokens": 32}
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 40}
 
 
 def test_prompt_logprobs_have_as_many_alternatives_as_asked_beside_others() -> None:

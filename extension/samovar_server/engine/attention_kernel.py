@@ -31,8 +31,6 @@ ROWS = 24
 """Queries that are attended with together at most: tokens, times the heads that share a kv head."""
 COLUMNS = 2
 """Vectors of keys in a panel of scores."""
-AHEAD = 1
-"""How many panels of keys before their turn they are fetched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,30 +256,18 @@ class _Attention:
     def _score(self, part: _Part, keys: ir.Value, values: ir.Value) -> None:
         """Scores of all keys from the first to the last, and of some behind, by panels.
 
-        Neither keys nor values are in a cache yet, and processors do not see their order by themselves.
+        Meanwhile some of the values are fetched.
         """
         e, shape = self.e, self.shape
         panel_bytes = shape.keys * FLOAT_BYTES
-        key_bytes, value_bytes = (size * shape.dtype.itemsize for size in (shape.key_dim, shape.value_dim))
         with e.loop(e.sum(part.last_key, 1), shape.keys, part.first_key) as first:
-            ahead = e.product(e.sum(first, AHEAD * shape.keys), key_bytes)
-            e.prefetch(e.at(keys, ahead), shape.keys * key_bytes)
-            e.prefetch(e.at(values, e.product(first, value_bytes)), shape.keys * value_bytes)
             self._turn(keys, first, part.last_key)
             self._clear(part, panel_bytes)
             stride = integer(shape.key_dim * FLOAT_BYTES)
             features = integer(shape.key_dim)
-            call_tiles(
-                e,
-                self.score_tiles,
-                part.rows,
-                self.rows,
-                stride,
-                self.turned,
-                self.sums,
-                panel_bytes,
-                features,
-            )
+            ahead = e.at(values, e.product(first, shape.value_dim * shape.dtype.itemsize))
+            inputs = (self.rows, stride, self.turned, self.sums, panel_bytes, features, ahead)
+            call_tiles(e, self.score_tiles, part.rows, *inputs)
             before = e.product(e.build.sub(first, part.first_key), FLOAT_BYTES)
             with e.loop(part.rows) as row:
                 own = e.at(part.scores, e.product(row, self.length, FLOAT_BYTES), before)
@@ -372,9 +358,8 @@ class _Attention:
         with e.loop(integer(shape.value_dim), self.value_panel) as first:
             self._clear(part, panel_bytes)
             panel = e.at(seen, e.product(first, shape.dtype.itemsize))
-            call_tiles(
-                e, self.value_tiles, part.rows, part.scores, stride, panel, self.sums, panel_bytes, keys
-            )
+            inputs = (part.scores, stride, panel, self.sums, panel_bytes, keys, panel)
+            call_tiles(e, self.value_tiles, part.rows, *inputs)
             with self._each_row(part) as (row, token, head):
                 share = e.spread(e.load(F32, self.shares, e.product(row, FLOAT_BYTES)))
                 place = e.product(e.sum(part.first_row, token), self.heads)

@@ -115,19 +115,14 @@ class Emitter:
         """Into memory, at any place."""
         self.build.store(value, self.at(pointer, *offsets), align=1)
 
-    def prefetch(self, pointer: ir.Value, count: ir.Value | int) -> None:
-        """Bring so many bytes from `pointer` on into the cache; reading them does not wait then.
-
-        They need not exist.
-        """
+    def prefetch(self, pointer: ir.Value) -> None:
+        """Bring the line at `pointer` into the cache, so that reading it need not wait. It need not exist."""
         name = "llvm.prefetch.p0"
         module = self.function.module
         if name not in module.globals:
             ir.Function(module, ir.FunctionType(VOID, [POINTER, I32, I32, I32]), name)
         to_read, near, data = (ir.Constant(I32, number) for number in (0, 3, 1))
-        stop = integer(count) if isinstance(count, int) else count
-        with self.loop(stop, LINE) as offset:
-            self.build.call(module.globals[name], [self.at(pointer, offset), to_read, near, data])
+        self.build.call(module.globals[name], [pointer, to_read, near, data])
 
     def constant(self, value: float) -> ir.Constant:
         """A vector of floats that are alike."""

@@ -23,7 +23,7 @@ STRETCH = 256
 """Features of a panel that are worked on at a time: unpacked they fit into the nearest cache."""
 BLOCK = 96
 """Rows for which a stretch is unpacked once."""
-AS_STORED = 3
+AS_STORED = 4
 """More rows than these take unpacked weights."""
 
 
@@ -152,7 +152,8 @@ class _Product:
                     features = e.least(integer(STRETCH), e.build.sub(all_features, feature))
                     weights = e.at(whole, self.stored.offset(e, self.shape.panel, feature))
                     inputs = e.at(x, e.product(feature, FLOAT_BYTES))
-                    self._multiply(e, inputs, stride, weights, floats, sums, rows, features)
+                    ahead = e.at(weights, self.stored.offset(e, self.shape.panel, features))
+                    self._multiply(e, inputs, stride, weights, floats, sums, rows, features, ahead)
                 output = e.product(index, panel)
                 self._scale(e, sums, rows, output, scale, bias)
                 first_y = e.at(y, e.product(e.sum(e.product(done, outputs), output), FLOAT_BYTES))
@@ -170,11 +171,12 @@ class _Product:
         sums: ir.Value,
         rows: ir.Value,
         features: ir.Value,
+        ahead: ir.Value,
     ) -> None:
-        """A block of rows by a stretch of a panel, tile by tile."""
+        """A block of rows by a stretch of a panel, tile by tile, while the next one is fetched."""
 
         def tiles(functions: dict[int, ir.Function], source: ir.Value) -> None:
-            call_tiles(e, functions, rows, x, stride, source, sums, self.row_bytes, features)
+            call_tiles(e, functions, rows, x, stride, source, sums, self.row_bytes, features, ahead)
 
         if self.stored is FLOAT:
             tiles(self.floats, weights)

@@ -12,7 +12,18 @@ from collections.abc import Callable, Sequence
 
 from llvmlite import ir
 
-from samovar_server.engine.emit import BF16_BYTES, F32, FLOAT_BYTES, I16, I64, POINTER, VOID, Emitter, integer
+from samovar_server.engine.emit import (
+    BF16_BYTES,
+    F32,
+    FLOAT_BYTES,
+    I16,
+    I64,
+    LINE,
+    POINTER,
+    VOID,
+    Emitter,
+    integer,
+)
 
 UNROLLED = 4
 """Features that are written out for each turn of a loop."""
@@ -86,20 +97,28 @@ def function(module: ir.Module, name: str, kinds: Sequence[ir.Type]) -> ir.Funct
 
 
 def tile(module: ir.Module, lanes: int, columns: int, rows: int, stored: Format, name: str) -> ir.Function:
-    """tile(x, bytes from row to row, weights, sums [rows, panel], features) adds to the sums."""
-    new = function(module, f"{name}_{rows}", [POINTER, I64, POINTER, POINTER, I64])
-    x, stride, weights, sums, features = new.args
+    """tile(x, bytes from row to row, weights, sums [rows, panel], features, ahead) adds to the sums.
+
+    Meanwhile a line of memory is fetched from `ahead` on for every UNROLLED features.
+    """
+    new = function(module, f"{name}_{rows}", [POINTER, I64, POINTER, POINTER, I64, POINTER])
+    x, stride, weights, sums, features, ahead = new.args
     e = Emitter(new, lanes)
     starts = [e.at(x, e.product(stride, row)) for row in range(rows)]
     places = [vector * lanes * FLOAT_BYTES for vector in range(rows * columns)]
     totals = [e.variable(e.floats, e.load(e.floats, sums, place)) for place in places]
 
     def add(feature: ir.Value, vectors: Sequence[ir.Value]) -> None:
+        nonlocal written
+        if written % UNROLLED == 0:
+            e.prefetch(e.at(ahead, e.product(feature, LINE // UNROLLED)))
+        written += 1
         for row, start in enumerate(starts):
             value = e.spread(e.load(F32, start, e.product(feature, FLOAT_BYTES), align=FLOAT_BYTES))
             for total, vector in zip(totals[row * columns :], vectors, strict=False):
                 e.build.store(e.multiply_add(value, vector, e.get(total, e.floats)), total)
 
+    written = 0
     stored.each(e, columns, weights, features, add)
     for total, place in zip(totals, places, strict=True):
         e.store(e.get(total, e.floats), sums, place)
@@ -117,6 +136,7 @@ def call_tiles(
     sums: ir.Value,
     sums_stride: int,
     features: ir.Value,
+    ahead: ir.Value,
 ) -> None:
     """Cover so many `rows`, whose sums lie `sums_stride` bytes apart, with `tiles` by their own rows."""
     most = max(tiles)
@@ -125,7 +145,8 @@ def call_tiles(
 
     def call(count: int, row: ir.Value) -> None:
         inputs, own = e.at(x, e.product(row, stride)), e.at(sums, e.product(row, sums_stride))
-        e.build.call(tiles[count], [inputs, stride, weights, own, features])
+        fetched = e.at(ahead, e.product(e.build.udiv(row, integer(most)), features, LINE // UNROLLED))
+        e.build.call(tiles[count], [inputs, stride, weights, own, features, fetched])
 
     with e.loop(full, most) as row:
         call(most, row)

@@ -1,6 +1,6 @@
 """Attention over the slot cache, registered with transformers under the name "samovar".
 
-On a CPU it is ours (see `attention_kernel`): a query's result depends on its own row and position only, to
+On a CPU it is ours (see `kernels.attention`): a query's result depends on its own row and position only, to
 the bit. A step that is `fused` runs on a GPU and promises no bits: it gives torch's attention a whole piece,
 or all that decodes, at once. The queries that share a kv head are its rows or its heads, so that its kernels
 for masked attention, which know no grouped heads, read keys and values where they are.
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from samovar_server.engine import attention_kernel
+from samovar_server.engine.kernels import attention as kernel
 from samovar_server.engine.step import Step, Together
 
 NAME = "samovar"
@@ -86,7 +86,8 @@ def attend_rows(query: Tensor, key: Tensor, value: Tensor, step: Step, settings:
     """query [tokens, heads, head_dim], scaled; key and value as in `attend`; [tokens, heads, head_dim]."""
     step.windows.add(settings.window)
     if not step.fused:
-        return attention_kernel.attend(query, key, value, step.runs, **settings._asdict()).to(query.dtype)
+        attended = kernel.attend(query, key, value, step.runs, *settings)
+        return attended if attended.dtype == query.dtype else attended.to(query.dtype)
     decoding = step.decoding
     if decoding is not None and not step.pieces:
         assert decoding.together is not None

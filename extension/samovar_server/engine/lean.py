@@ -1,10 +1,9 @@
 """Decoder layers of Llama's layout with few calls between the kernels.
 
 A token's way through a small model is short enough for Python to matter, and for every view that is made
-on the way: all that is not a product of the layers' weights takes 10 ms of a step of SmolLM2-135M with one
-row, and 20 with 16 (2 cores of a Xeon of 2019). On a CPU kernels of ours do it (see `rowwise`). Elsewhere
-queries, keys and values are turned together, by tables that hold the queries' scale and leave values as they
-are. Only the forward functions of the layers are replaced; their modules and names stay as they are.
+on the way. On a CPU kernels of ours do what is not a product (see `kernels.rowwise`). Elsewhere queries, keys
+and values are turned together, by tables that hold the queries' scale and leave values as they are. Only the
+forward functions of the layers are replaced; their modules and names stay as they are.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import SiLUActivation
 
-from samovar_server.engine import rowwise
 from samovar_server.engine.attention import Settings, attend_rows
+from samovar_server.engine.kernels import rowwise
 from samovar_server.engine.kv_cache import SlotLayer
 from samovar_server.engine.linear import SIBLINGS, FusedLinears, RowLinear, fused_name
 from samovar_server.engine.step import Rotary, Step

@@ -1,9 +1,9 @@
 """Linear layers of the CPU engine: weights packed once, siblings computed together.
 
-In float32 the product is ours (see `product`), in half precision oneDNN's. `F.linear` is slower for few rows,
-and as important: with these a row's result has the same bits whatever the number of rows (`F.linear` changes
-its kernel, and with it the order of additions, at several row counts). The engine's promise of same request,
-same bits rests on this; `rows_agree` checks it on the machine at hand.
+In float32 the product is ours (see `kernels.product`), in half precision oneDNN's. `F.linear` is slower for
+few rows, and as important: with these a row's result has the same bits whatever the number of rows
+(`F.linear` changes its kernel, and with it the order of additions, at several row counts). The engine's
+promise of same request, same bits rests on this; `rows_agree` checks it on the machine at hand.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from samovar_server.engine.jit import has_threads, vectors
-from samovar_server.engine.product import product
-from samovar_server.engine.tiles import BFLOAT, FLOAT, UNROLLED, Format
+from samovar_server.engine.kernels.jit import has_threads, vectors
+from samovar_server.engine.kernels.product import product
+from samovar_server.engine.kernels.tiles import BFLOAT, FLOAT, UNROLLED, Format
 
 ONEDNN_ROWS = 16
 """The row count that oneDNN lays weights out for; others run on the same layout."""
@@ -122,7 +122,7 @@ class PanelLinear(RowLinear):
             self.out_features,
             x.stride(0),
         )
-        return y.to(rows.dtype)
+        return y if y.dtype == rows.dtype else y.to(rows.dtype)
 
 
 class FloatLinear(PanelLinear):

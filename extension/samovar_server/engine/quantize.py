@@ -1,7 +1,8 @@
 """Linear layers with quantised weights, and which layer gets which.
 
-On a CPU `int8` and `int4` are ours, by the same product as layers in float32 (see `product`): inputs are not
-rounded, and rows keep their bits in any company. `nf4`, and `int8` on a GPU, are bitsandbytes' (see `bnb`).
+On a CPU `int8` and `int4` are ours, by the same product as layers in float32 (see `kernels.product`): inputs
+are not rounded, and rows keep their bits in any company. `nf4`, and `int8` on a GPU, are bitsandbytes' (see
+`bnb`).
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from torch.nn import functional
 
 from samovar_server.engine import bnb
 from samovar_server.engine.calibration import feature_weights
+from samovar_server.engine.kernels.product import GROUP, INT4, INT8
 from samovar_server.engine.layers import to_linears
 from samovar_server.engine.lean import make_lean
 from samovar_server.engine.linear import Factory, PanelLinear, as_it_is, float_factory, replace_linears
-from samovar_server.engine.product import GROUP, INT4, INT8
 
 LEVELS = 15
 SPANS = (15, 16)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from samovar_server.engine.adapters import KEPT, Adapter, Adapters
 from samovar_server.engine.compute import ComputeThread
 from samovar_server.engine.core import Engine
-from samovar_server.engine.jit import has_threads
+from samovar_server.engine.kernels.jit import has_threads
 from samovar_server.engine.loading import load
 from samovar_server.engine.runner import Runner
 from samovar_server.engine.step import Logits, NewToken, Piece

@@ -17,17 +17,19 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, T5Config
 
-from samovar_server.engine import attention_kernel, selfcheck
+from samovar_server.engine import selfcheck
 from samovar_server.engine.adapters import Adapter
 from samovar_server.engine.compute import ComputeThread
 from samovar_server.engine.core import Delivery, Engine
 from samovar_server.engine.fallback import FallbackRunner
-from samovar_server.engine.jit import has_threads
+from samovar_server.engine.kernels import attention as kernel
+from samovar_server.engine.kernels.jit import has_threads
 from samovar_server.engine.loading import UNSTATED_WINDOW, LoadedWeights, load
 from samovar_server.engine.pace import MOST_TOKENS
 from samovar_server.engine.runner import ModelRunner, Runner
 from samovar_server.engine.sequence import Output, Sequence
 from samovar_server.engine.serving import Serving, prepare
+from samovar_server.engine.step import Runs
 from samovar_server.engine.text import TextStream
 from samovar_server.errors import LoadFailed
 from samovar_server.loader.spec import WorkerSpec
@@ -219,15 +221,15 @@ def test_a_model_that_differs_in_the_slots_is_found_out(
     assert "its layers ask for the windows" in str(selfcheck.disagreement(model, 512))
     model.config.sliding_window = WINDOW
 
-    right = attention_kernel.attend
+    right = kernel.attend
 
-    def capped(*args: Any, **settings: Any) -> Tensor:
-        return right(*args, **settings | {"softcap": 0.01})
+    def capped(query: Tensor, keys: Tensor, values: Tensor, runs: Runs, *settings: Any) -> Tensor:
+        return right(query, keys, values, runs, softcap=0.01)
 
-    monkeypatch.setattr(attention_kernel, "attend", capped)
+    monkeypatch.setattr(kernel, "attend", capped)
     assert "its logits in the slots differ by" in str(selfcheck.disagreement(model, 512))
 
-    monkeypatch.setattr(attention_kernel, "attend", None)
+    monkeypatch.setattr(kernel, "attend", None)
     assert selfcheck.disagreement(model, 512) == "it fails in the slots with TypeError"
 
 

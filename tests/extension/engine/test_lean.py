@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from samovar_server.engine.jit import has_threads
+from samovar_server.engine.kernels.jit import has_threads
 from samovar_server.engine.lean import LeanForward
 from samovar_server.engine.runner import Runner
 from samovar_server.engine.step import Logits, NewToken, Piece, Rotary

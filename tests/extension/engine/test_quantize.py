@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from samovar_server.engine import attention, quantize
 from samovar_server.engine.exactness import why_not_exact
-from samovar_server.engine.jit import has_threads
+from samovar_server.engine.kernels.jit import has_threads
+from samovar_server.engine.kernels.product import GROUP
 from samovar_server.engine.linear import (
     FloatLinear,
     FusedPart,
@@ -21,7 +22,6 @@ from samovar_server.engine.linear import (
     rows_agree,
 )
 from samovar_server.engine.loading import load
-from samovar_server.engine.product import GROUP
 from samovar_server.engine.quantize import (
     Int4Linear,
     Int8Linear,

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from samovar_server.engine.compute import ComputeThread
 from samovar_server.engine.core import Delivery, Engine
-from samovar_server.engine.jit import has_threads
+from samovar_server.engine.kernels.jit import has_threads
 from samovar_server.engine.loading import LoadedWeights, load
 from samovar_server.engine.runner import Runner
 from samovar_server.engine.sequence import Output, Sequence

@@ -21,11 +21,11 @@ import torch
 from llvmlite import ir
 from torch import Tensor
 
-from samovar_server.engine import vector_math
-from samovar_server.engine.emit import F16, F32, FLOAT_BYTES, I16, I32, I64, Emitter, integer
-from samovar_server.engine.jit import Kernel, bits_of, new_kernel, vectors
+from samovar_server.engine.kernels import vector_math
+from samovar_server.engine.kernels.emit import F16, F32, FLOAT_BYTES, I16, I32, I64, Emitter, integer
+from samovar_server.engine.kernels.jit import Kernel, bits_of, new_kernel, vectors
+from samovar_server.engine.kernels.tiles import Float, Format, call_tiles, tile
 from samovar_server.engine.step import Runs
-from samovar_server.engine.tiles import Float, Format, call_tiles, tile
 
 ROWS = 24
 """Queries that are attended with together at most: tokens, times the heads that share a kv head."""
@@ -71,7 +71,6 @@ def attend(
     keys: Tensor,
     values: Tensor,
     runs: Runs,
-    *,
     window: int | None = None,
     softcap: float | None = None,
     sinks: Tensor | None = None,

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from llvmlite import binding, ir
 
-from samovar_server.engine.emit import I32, I64, POINTER, VOID
+from samovar_server.engine.kernels.emit import I32, I64, POINTER, VOID
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from llvmlite import ir
 
-from samovar_server.engine import jit
-from samovar_server.engine.emit import I64, Emitter
-from samovar_server.engine.jit import Kernel, has_threads, new_kernel
+from samovar_server.engine.kernels import jit
+from samovar_server.engine.kernels.emit import I64, Emitter
+from samovar_server.engine.kernels.jit import Kernel, has_threads, new_kernel
 
 
 def counting() -> Kernel:

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
+from samovar_server.engine.kernels.rowwise import rms_norm, silu_gated, turn_and_keep
 from samovar_server.engine.kv_cache import SlotCache
-from samovar_server.engine.rowwise import rms_norm, silu_gated, turn_and_keep
 from samovar_server.engine.step import Decoding, Piece, Step
 
 ROWS = (1, 2, 3, 16, 17, 100)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from samovar_server.engine.jit import AVX2, AVX512, NARROW, Vectors
-from samovar_server.engine.product import BLOCK, GROUP, INT4, INT8, STRETCH, product
-from samovar_server.engine.tiles import BFLOAT, FLOAT, Format
+from samovar_server.engine.kernels.jit import AVX2, AVX512, NARROW, Vectors
+from samovar_server.engine.kernels.product import BLOCK, GROUP, INT4, INT8, STRETCH, product
+from samovar_server.engine.kernels.tiles import BFLOAT, FLOAT, Format
 
 FORMATS = [FLOAT, BFLOAT, INT8, INT4]
 

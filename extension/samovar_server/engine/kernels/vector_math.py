@@ -6,7 +6,7 @@ import math
 
 from llvmlite import ir
 
-from samovar_server.engine.emit import F32, Emitter
+from samovar_server.engine.kernels.emit import F32, Emitter
 
 LEAST = -87.0
 """Below it `exp` is 0: the next floats have fewer digits."""

@@ -13,9 +13,19 @@ from collections.abc import Sequence
 
 from llvmlite import ir
 
-from samovar_server.engine.emit import BF16_BYTES, F32, FLOAT_BYTES, I8, I16, I64, POINTER, Emitter, integer
-from samovar_server.engine.jit import Kernel, Vectors, new_kernel
-from samovar_server.engine.tiles import FLOAT, UNROLLED, Body, Format, call_tiles, function, tile
+from samovar_server.engine.kernels.emit import (
+    BF16_BYTES,
+    F32,
+    FLOAT_BYTES,
+    I8,
+    I16,
+    I64,
+    POINTER,
+    Emitter,
+    integer,
+)
+from samovar_server.engine.kernels.jit import Kernel, Vectors, new_kernel
+from samovar_server.engine.kernels.tiles import FLOAT, UNROLLED, Body, Format, call_tiles, function, tile
 
 GROUP = 32
 """Weights of int4 that share a step and a middle; as in Q4_1 of GGUF, whose blocks come out unchanged."""

@@ -14,9 +14,9 @@ import torch
 from llvmlite import ir
 from torch import Tensor
 
-from samovar_server.engine import vector_math
-from samovar_server.engine.emit import F32, FLOAT_BYTES, Emitter, integer
-from samovar_server.engine.jit import Kernel, bits_of, new_kernel, vectors
+from samovar_server.engine.kernels import vector_math
+from samovar_server.engine.kernels.emit import F32, FLOAT_BYTES, Emitter, integer
+from samovar_server.engine.kernels.jit import Kernel, bits_of, new_kernel, vectors
 from samovar_server.engine.kv_cache import SlotLayer
 from samovar_server.engine.step import Step
 

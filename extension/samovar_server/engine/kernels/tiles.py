@@ -8,11 +8,12 @@ each: its bits do not depend on what else is in the tile.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 from llvmlite import ir
 
-from samovar_server.engine.emit import (
+from samovar_server.engine.kernels.emit import (
     BF16_BYTES,
     F32,
     FLOAT_BYTES,
@@ -108,17 +109,16 @@ def tile(module: ir.Module, lanes: int, columns: int, rows: int, stored: Format,
     places = [vector * lanes * FLOAT_BYTES for vector in range(rows * columns)]
     totals = [e.variable(e.floats, e.load(e.floats, sums, place)) for place in places]
 
+    turn = itertools.cycle(range(UNROLLED))
+
     def add(feature: ir.Value, vectors: Sequence[ir.Value]) -> None:
-        nonlocal written
-        if written % UNROLLED == 0:
+        if next(turn) == 0:
             e.prefetch(e.at(ahead, e.product(feature, LINE // UNROLLED)))
-        written += 1
         for row, start in enumerate(starts):
             value = e.spread(e.load(F32, start, e.product(feature, FLOAT_BYTES), align=FLOAT_BYTES))
             for total, vector in zip(totals[row * columns :], vectors, strict=False):
                 e.build.store(e.multiply_add(value, vector, e.get(total, e.floats)), total)
 
-    written = 0
     stored.each(e, columns, weights, features, add)
     for total, place in zip(totals, places, strict=True):
         e.store(e.get(total, e.floats), sums, place)

@@ -8,13 +8,14 @@ promise of same request, same bits rests on this; `rows_agree` checks it on the 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from samovar_server.engine.kernels.jit import has_threads, vectors
+from samovar_server.engine.kernels.jit import Kernel, has_threads, vectors
 from samovar_server.engine.kernels.product import product
 from samovar_server.engine.kernels.tiles import BFLOAT, FLOAT, UNROLLED, Format
 
@@ -95,6 +96,12 @@ class PanelLinear(RowLinear):
         if self.bias is not None:
             self._added[: self.out_features] = self.bias
 
+    @functools.cached_property
+    def _prepared(self) -> tuple[Kernel, int, int, int]:
+        """The kernel and the addresses of what it reads: a step is too short to look for them each time."""
+        kernel = product(self.stored, vectors())
+        return kernel, self.panels.data_ptr(), self.scale.data_ptr(), self._added.data_ptr()
+
     def _panels(self) -> int:
         return -(-self.out_features // vectors().panel)
 
@@ -112,16 +119,8 @@ class PanelLinear(RowLinear):
         if x.stride(1) != 1:
             x = x.contiguous()
         y = x.new_empty(x.shape[0], self.out_features)
-        product(self.stored, vectors()).run(
-            x.data_ptr(),
-            self.panels.data_ptr(),
-            self.scale.data_ptr(),
-            self._added.data_ptr(),
-            y.data_ptr(),
-            *x.shape,
-            self.out_features,
-            x.stride(0),
-        )
+        kernel, *weights = self._prepared
+        kernel.run(x.data_ptr(), *weights, y.data_ptr(), *x.shape, self.out_features, x.stride(0))
         return y if y.dtype == rows.dtype else y.to(rows.dtype)
 
 

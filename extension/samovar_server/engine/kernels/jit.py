@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import struct
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,11 +89,12 @@ class Kernel:
 
         By all threads, or by the caller `alone`.
         """
-        packed = (ctypes.c_int64 * len(arguments))(*arguments)
+        packed = array("q", arguments)
+        address, _ = packed.buffer_info()
         if self._parallel is None or alone:
-            self._alone(ctypes.addressof(packed), 0, 1)
+            self._alone(address, 0, 1)
         else:
-            self._parallel(self._team, ctypes.addressof(packed), torch.get_num_threads(), 0)
+            self._parallel(self._team, address, torch.get_num_threads(), 0)
 
 
 def bits_of(value: float) -> int:

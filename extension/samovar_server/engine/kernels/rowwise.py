@@ -29,7 +29,16 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     x = x.contiguous()
     y = torch.empty_like(x)
     rows, size = x.shape
-    _run(_norm(_lanes(size)), x.numel(), x, weight, y, rows, size, bits_of(epsilon))
+    _run(
+        _norm(_lanes(size)),
+        x.numel(),
+        x.data_ptr(),
+        weight.data_ptr(),
+        y.data_ptr(),
+        rows,
+        size,
+        bits_of(epsilon),
+    )
     return y
 
 
@@ -38,7 +47,7 @@ def silu_gated(gate_up: Tensor) -> Tensor:
     gate_up = gate_up.contiguous()
     rows, size = gate_up.shape[0], gate_up.shape[1] // 2
     y = gate_up.new_empty(rows, size)
-    _run(_gated(_lanes(size)), gate_up.numel(), gate_up, y, rows, size)
+    _run(_gated(_lanes(size)), gate_up.numel(), gate_up.data_ptr(), y.data_ptr(), rows, size)
     return y
 
 
@@ -49,8 +58,9 @@ def turn_and_keep(
 
     heads [tokens, heads, head_dim] are `query_heads` queries, then keys, then as many values; cos and sin
     [tokens, head_dim], a head's halves being rotated against each other (Su et al., RoFormer, 2021). Returns
-    the queries, scaled, which are where they were.
+    the queries, scaled.
     """
+    heads, cos, sin = heads.contiguous(), cos.contiguous(), sin.contiguous()
     tokens, count, size = heads.shape
     kv_heads = (count - query_heads) // 2
     keys, values = cache.buffers(*heads[:, query_heads:].chunk(2, 1))
@@ -59,12 +69,12 @@ def turn_and_keep(
     _run(
         _turn(_lanes(size // 2)),
         heads.numel(),
-        heads,
-        cos,
-        sin,
-        keys,
-        values,
-        step.runs.places,
+        heads.data_ptr(),
+        cos.data_ptr(),
+        sin.data_ptr(),
+        keys.data_ptr(),
+        values.data_ptr(),
+        step.runs.places.data_ptr(),
         tokens,
         query_heads,
         kv_heads,
@@ -75,10 +85,9 @@ def turn_and_keep(
     return heads[:, :query_heads]
 
 
-def _run(kernel: Kernel, floats: int, *arguments: Tensor | int) -> None:
+def _run(kernel: Kernel, floats: int, *arguments: int) -> None:
     """Carry out a kernel, by one thread if there are few `floats`."""
-    numbers = [part.data_ptr() if isinstance(part, Tensor) else part for part in arguments]
-    kernel.run(*numbers, alone=floats < SHARED_FROM)
+    kernel.run(*arguments, alone=floats < SHARED_FROM)
 
 
 def _lanes(size: int) -> int:

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
-STRETCH = 2.5
-"""How many times as long as one that only decodes a step may be that takes prompt tokens too."""
+STRETCH = 2.2
+"""How many times as long as one that only decodes a step may be that takes prompt tokens too. Some come out
+longer: others are to wait no more than three times as long for a token."""
 SMOOTHING = 0.2
 """The share of the newest step in the average of steps that only decode."""
 GROWTH = 8

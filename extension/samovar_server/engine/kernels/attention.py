@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -193,9 +193,9 @@ class _Attention:
         self.score_tiles, self.value_tiles = tiles["scores"], tiles["values"]
 
     def write(self) -> None:
-        """Write `work`: every so many-th pair of tokens and kv head is a thread's."""
+        """Write `work`, whose tasks are pairs of tokens and kv head."""
         shape = self.shape
-        arguments, thread, threads = self.work.args
+        arguments, thread, _ = self.work.args
         e = self.e = Emitter(self.work, shape.lanes)
         addresses = [e.address(arguments, index) for index in range(7)]
         self.query, self.keys, self.values, self.out, parts, scores, self.sinks = addresses
@@ -203,16 +203,16 @@ class _Attention:
         count, kv_heads, self.token_floats, self.head_floats = numbers[:4]
         self.strides = [e.product(number, shape.dtype.itemsize) for number in numbers[4:8]]
         self.length, self.window = numbers[8:]
-        self.softcap = e.load(F32, arguments, 8 * 17)
+        self.softcap = e.load(F32, e.argument(arguments, 17))
         self.heads = e.product(kv_heads, shape.group)
         self.rows = e.variable(ir.ArrayType(F32, shape.rows * shape.key_dim))
         self.turned = e.variable(ir.ArrayType(F32, shape.keys * shape.key_dim))
         self.sums = e.variable(ir.ArrayType(F32, shape.rows * max(shape.keys, self.value_panel)))
         self.shares = e.variable(ir.ArrayType(F32, shape.rows))
         own = e.at(scores, e.product(thread, self.length, shape.rows * FLOAT_BYTES))
-        with e.loop(e.product(count, kv_heads), threads, thread) as index:
+        with e.tasks(arguments, e.product(count, kv_heads)) as index:
             row = e.at(parts, e.product(e.build.udiv(index, kv_heads), 4 * 8))
-            first_row, tokens, slot, position = (e.number(row, place) for place in range(4))
+            first_row, tokens, slot, position = (e.load(I64, row, 8 * place) for place in range(4))
             kv_head = e.build.urem(index, kv_heads)
             first_seen = e.greatest_int(integer(0), e.build.sub(e.sum(position, 1), self.window))
             part = _Part(
@@ -235,9 +235,13 @@ class _Attention:
             self._add_up(part, values)
         e.finish()
 
-    def _each_row(self, part: _Part) -> AbstractContextManager[tuple[ir.Value, ir.Value, ir.Value]]:
+    @contextmanager
+    def _each_row(self, part: _Part) -> Iterator[tuple[ir.Value, ir.Value, ir.Value]]:
         """What is written inside runs for each row, its token, and its head."""
-        return _each_row(self.e, part, self.shape.group)
+        e, group = self.e, integer(self.shape.group)
+        with e.loop(part.rows) as row:
+            token, within = e.build.udiv(row, group), e.build.urem(row, group)
+            yield row, token, e.sum(e.product(part.kv_head, group), within)
 
     def _gather(self, part: _Part) -> None:
         """Bring the queries to where they lie as tiles want them."""
@@ -366,10 +370,3 @@ class _Attention:
                 for at in range(0, panel_bytes, shape.lanes * FLOAT_BYTES):
                     value = e.load(e.floats, self.sums, e.product(row, panel_bytes), at)
                     e.store(e.build.fmul(value, share), out, e.product(first, FLOAT_BYTES), at)
-
-
-@contextmanager
-def _each_row(e: Emitter, part: _Part, group: int) -> Iterator[tuple[ir.Value, ir.Value, ir.Value]]:
-    with e.loop(part.rows) as row:
-        token, within = e.build.udiv(row, integer(group)), e.build.urem(row, integer(group))
-        yield row, token, e.sum(e.product(part.kv_head, group), within)

@@ -75,11 +75,31 @@ class Emitter:
 
     def number(self, arguments: ir.Value, index: int) -> ir.Value:
         """The argument at this place, a 64-bit integer."""
-        return self.load(I64, arguments, 8 * index)
+        return self.load(I64, self.argument(arguments, index))
+
+    def argument(self, arguments: ir.Value, index: int) -> ir.Value:
+        """Where the argument at this place is. In front of them the tasks are counted that are taken."""
+        return self.at(arguments, 8 * (index + 1))
 
     def address(self, arguments: ir.Value, index: int) -> ir.Value:
         """The argument at this place, an address."""
         return self.build.inttoptr(self.number(arguments, index), POINTER)
+
+    @contextmanager
+    def tasks(self, arguments: ir.Value, count: ir.Value) -> Iterator[ir.Value]:
+        """What is written inside runs once for each of `count` tasks, by the thread that comes first.
+
+        Threads that are held up, as another process has the core, or that are slower, do fewer.
+        """
+        take, body, after = (self.function.append_basic_block(name) for name in ("take", "task", "after"))
+        self.build.branch(take)
+        self.build.position_at_end(take)
+        task = self.build.atomic_rmw("add", arguments, integer(1), "monotonic")
+        self.build.cbranch(self.build.icmp_signed("<", task, count), body, after)
+        self.build.position_at_end(body)
+        yield task
+        self.build.branch(take)
+        self.build.position_at_end(after)
 
     def sum(self, *terms: ir.Value | int) -> ir.Value:
         """Of 64-bit integers."""

@@ -85,11 +85,12 @@ class Kernel:
         )
 
     def run(self, *arguments: int, alone: bool = False) -> None:
-        """Carry out the kernel on `arguments`, addresses and sizes, which it finds in this order.
+        """Carry out the kernel on `arguments`, addresses and sizes, which it finds in this order behind the
+        number of tasks that are taken (see `Emitter.tasks`).
 
         By all threads, or by the caller `alone`.
         """
-        packed = array("q", arguments)
+        packed = array("q", (0, *arguments))
         address, _ = packed.buffer_info()
         if self._parallel is None or alone:
             self._alone(address, 0, 1)

@@ -33,6 +33,8 @@ STRETCH = 256
 """Features of a panel that are worked on at a time: unpacked they fit into the nearest cache."""
 BLOCK = 96
 """Rows for which a stretch is unpacked once."""
+SHARES = 8
+"""Into how many parts for each thread the panels are cut."""
 AS_STORED = 4
 """More rows than these take unpacked weights."""
 
@@ -138,18 +140,22 @@ class _Product:
         return unpack
 
     def write(self) -> None:
-        """Write `work`: a thread's share of the panels, a block of rows after the other."""
-        arguments, thread, threads = self.work.args
+        """Write `work`, whose tasks are shares of the panels, for one block of rows after the other."""
+        arguments, _, threads = self.work.args
         e = Emitter(self.work, self.shape.lanes)
         x0, weights0, scale, bias, y = (e.address(arguments, index) for index in range(5))
         count, all_features, outputs, row_floats = (e.number(arguments, index) for index in range(5, 9))
         stride = e.product(row_floats, FLOAT_BYTES)
         panel = integer(self.shape.panel)
         panels = e.build.udiv(e.sum(outputs, self.shape.panel - 1), panel)
-        first, last = (e.build.udiv(e.product(panels, part), threads) for part in (thread, e.sum(thread, 1)))
+        blocks = e.build.udiv(e.sum(count, BLOCK - 1), integer(BLOCK))
+        shares = e.least(panels, e.product(threads, SHARES))
         sums = e.variable(ir.ArrayType(F32, BLOCK * self.shape.panel))
         floats = e.variable(ir.ArrayType(F32, STRETCH * self.shape.panel))
-        with e.loop(count, BLOCK) as done:
+        with e.tasks(arguments, e.product(blocks, shares)) as task:
+            share = e.build.urem(task, shares)
+            first, last = (e.build.udiv(e.product(panels, part), shares) for part in (share, e.sum(share, 1)))
+            done = e.product(e.build.udiv(task, shares), BLOCK)
             rows = e.least(integer(BLOCK), e.build.sub(count, done))
             x = e.at(x0, e.product(done, stride))
             with e.loop(last, start=first) as index:

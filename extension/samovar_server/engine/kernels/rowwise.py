@@ -15,7 +15,7 @@ from llvmlite import ir
 from torch import Tensor
 
 from samovar_server.engine.kernels import vector_math
-from samovar_server.engine.kernels.emit import F32, FLOAT_BYTES, Emitter, integer
+from samovar_server.engine.kernels.emit import F32, FLOAT_BYTES, I64, Emitter, integer
 from samovar_server.engine.kernels.jit import Kernel, bits_of, new_kernel, vectors
 from samovar_server.engine.kv_cache import SlotLayer
 from samovar_server.engine.step import Step
@@ -110,7 +110,7 @@ def _norm(lanes: int) -> Kernel:
     e = Emitter(work, lanes)
     x0, weight, y0 = (e.address(work.args[0], index) for index in range(3))
     count, size = (e.number(work.args[0], index) for index in (3, 4))
-    epsilon = e.load(F32, work.args[0], 8 * 5)
+    epsilon = e.load(F32, e.argument(work.args[0], 5))
     squares = e.variable(e.floats)
     with _rows(e, work, count) as row:
         x, y = (e.at(first, e.product(row, size, FLOAT_BYTES)) for first in (x0, y0))
@@ -155,7 +155,7 @@ def _turn(lanes: int) -> Kernel:
     count, queries, kv_heads, size, slot_floats, head_floats = (
         e.number(arguments, index) for index in range(6, 12)
     )
-    scaling = e.spread(e.load(F32, arguments, 8 * 12))
+    scaling = e.spread(e.load(F32, e.argument(arguments, 12)))
     head_bytes = e.product(size, FLOAT_BYTES)
     half = e.build.lshr(size, integer(1))
     half_bytes = e.product(half, FLOAT_BYTES)
@@ -173,7 +173,8 @@ def _turn(lanes: int) -> Kernel:
     with _rows(e, work, count) as row:
         token = e.at(heads0, e.product(row, e.sum(queries, kv_heads, kv_heads), head_bytes))
         cos, sin = (e.at(table, e.product(row, head_bytes)) for table in (cos0, sin0))
-        slot, position = (e.number(e.at(places, e.product(row, 16)), place) for place in (0, 1))
+        place = e.product(row, 16)
+        slot, position = (e.load(I64, places, place, offset) for offset in (0, 8))
         before = e.sum(e.product(slot, slot_floats), e.product(position, size))
         with e.loop(queries) as index:
             head = e.at(token, e.product(index, head_bytes))

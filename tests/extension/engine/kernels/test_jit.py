@@ -57,6 +57,23 @@ def test_the_shapes_fit_into_the_registers() -> None:
         assert (shape.rows + 1) * shape.columns + 1 <= registers
 
 
+def test_each_task_is_done_once_whoever_does_it() -> None:
+    work = new_kernel("tasks")
+    e = Emitter(work, 4)
+    array, count = e.address(work.args[0], 0), e.number(work.args[0], 1)
+    with e.tasks(work.args[0], count) as task:
+        place = e.product(task, 8)
+        e.store(e.sum(e.load(I64, array, place), 1), array, place)
+    e.finish()
+    kernel, before = Kernel(work), torch.get_num_threads()
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        done = torch.zeros(1001, dtype=torch.int64)
+        kernel.run(done.data_ptr(), 1000)
+        assert done.tolist() == [1] * 1000 + [0]
+    torch.set_num_threads(before)
+
+
 def test_loops_run_from_start_to_stop_by_steps() -> None:
     work = new_kernel("loop")
     e = Emitter(work, 4)

@@ -77,7 +77,7 @@ def test_a_stream_is_the_whole_answer_in_pieces(ai: openai.OpenAI) -> None:
     assert whole.usage is not None
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
     assert chunks[-1].usage.prompt_tokens_details is not None
-    assert chunks[-1].usage.prompt_tokens_details.cached_tokens == 32
+    assert chunks[-1].usage.prompt_tokens_details.cached_tokens == 36
 
 
 def test_equal_seeds_give_equal_texts_under_load_and_samples_differ(ai: openai.OpenAI) -> None:
@@ -178,7 +178,7 @@ def test_stats_tell_how_much_of_the_prompts_was_found_in_the_cache(
         ai.chat.completions.create(model="demo", messages=QUESTION, max_tokens=1)
     before = cached()
     ai.chat.completions.create(model="demo", messages=QUESTION, max_tokens=1)
-    assert cached() == before + 32
+    assert cached() == before + 36
 
 
 def workers(server: Jupyter) -> list[int]:

@@ -26,6 +26,16 @@ from tests.extension.engine.helpers import CheapRows
 
 pytestmark = pytest.mark.real
 
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Each engine has threads of its own, and more of them than cores wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 QUESTIONS = [
     "What is the capital of France?",
     "Write a short story about a samovar in a mountain village where it never stops snowing.",

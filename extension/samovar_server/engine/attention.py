@@ -115,7 +115,7 @@ def _decode(query: Tensor, key: Tensor, value: Tensor, of: Together, settings: S
         padded = query.new_zeros(of.last - of.first, heads, head_dim)
         query = padded.index_copy_(0, of.rows, query)
     grouped = query.reshape(-1, kv_heads, heads // kv_heads, head_dim)
-    mask = of.mask(settings.window, query, 1)[:, :, None]
+    mask = of.mask(settings.window, query)
     seen = key[slots, :, : of.length], value[slots, :, : of.length]
     out = _attend(grouped, *seen, mask, settings, settings.grouped_sinks(kv_heads)).flatten(1, 2)
     return out[: of.queries] if of.rows is None else out[of.rows]

@@ -117,7 +117,7 @@ class Together:
     last: int
     length: int
     rows: Tensor | None
-    masks: dict[tuple[int | None, int], Tensor] = field(default_factory=dict)
+    masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, slots: Seq[int], index: Tensor, positions: Tensor, length: int) -> Together:
@@ -131,16 +131,15 @@ class Together:
         """How many there are."""
         return self.positions.shape[0]
 
-    def mask(self, window: int | None, like: Tensor, times: int) -> Tensor:
-        """Additive mask [slots * times, 1, length], each slot's so many times; computed once a step."""
-        mask = self.masks.get((window, times))
+    def mask(self, window: int | None, like: Tensor) -> Tensor:
+        """Additive mask [slots, 1, 1, length]; computed once a step."""
+        mask = self.masks.get(window)
         if mask is None:
             queries = self.positions
             if self.rows is not None:  # a slot without a query sees its first position, and nobody looks
                 queries = queries.new_zeros(self.last - self.first).index_copy_(0, self.rows, queries)
             keys = torch.arange(self.length, device=like.device)
-            mask = _mask(queries[:, None, None], keys, window, like).repeat_interleave(times, 0)
-            self.masks[window, times] = mask
+            mask = self.masks[window] = _mask(queries[:, None, None, None], keys, window, like)
         return mask
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from samovar_server.engine.kernels import vector_math
 from samovar_server.engine.kernels.emit import F16, F32, FLOAT_BYTES, I16, I32, I64, Emitter, integer
 from samovar_server.engine.kernels.jit import Kernel, bits_of, new_kernel, vectors
-from samovar_server.engine.kernels.tiles import Float, Format, call_tiles, tile
+from samovar_server.engine.kernels.tiles import Float, Format, call_tiles, clear, tile
 from samovar_server.engine.step import Runs
 
 ROWS = 24
@@ -265,7 +265,7 @@ class _Attention:
         panel_bytes = shape.keys * FLOAT_BYTES
         with e.loop(e.sum(part.last_key, 1), shape.keys, part.first_key) as first:
             self._turn(keys, first, part.last_key)
-            self._clear(part, panel_bytes)
+            clear(e, self.sums, part.rows, panel_bytes)
             stride = integer(shape.key_dim * FLOAT_BYTES)
             features = integer(shape.key_dim)
             ahead = e.at(values, e.product(first, shape.value_dim * shape.dtype.itemsize))
@@ -290,12 +290,6 @@ class _Attention:
                 for ahead, vector in enumerate(vector_math.transposed(e, vectors_)):
                     place = e.product(e.sum(feature, ahead), shape.keys * FLOAT_BYTES)
                     e.store(vector, self.turned, place, column * shape.lanes * FLOAT_BYTES)
-
-    def _clear(self, part: _Part, row_bytes: int) -> None:
-        e = self.e
-        with e.loop(part.rows) as row:
-            for at in range(0, row_bytes, self.shape.lanes * FLOAT_BYTES):
-                e.store(e.constant(0), self.sums, e.product(row, row_bytes), at)
 
     def _weigh(self, part: _Part) -> None:
         """Scores to weights that are not yet divided by their sum, whose inverse goes into the shares."""
@@ -359,7 +353,7 @@ class _Attention:
         keys = e.build.sub(e.sum(part.last_key, 1), part.first_key)
         stride = e.product(self.length, FLOAT_BYTES)
         with e.loop(integer(shape.value_dim), self.value_panel) as first:
-            self._clear(part, panel_bytes)
+            clear(e, self.sums, part.rows, panel_bytes)
             panel = e.at(seen, e.product(first, shape.dtype.itemsize))
             inputs = (part.scores, stride, panel, self.sums, panel_bytes, keys, panel)
             call_tiles(e, self.value_tiles, part.rows, *inputs)

@@ -57,9 +57,7 @@ class Emitter:
         return self.build.load(variable, typ=kind)
 
     @contextmanager
-    def loop(
-        self, stop: ir.Value, step: ir.Value | int = 1, start: ir.Value | None = None
-    ) -> Iterator[ir.Value]:
+    def loop(self, stop: ir.Value, step: int = 1, start: ir.Value | None = None) -> Iterator[ir.Value]:
         """What is written inside runs for start (or 0), start + step, ... below `stop`."""
         counter = self.variable(I64, start if start is not None else integer(0))
         test, body, after = (self.function.append_basic_block(name) for name in ("test", "loop", "after"))

@@ -25,7 +25,16 @@ from samovar_server.engine.kernels.emit import (
     integer,
 )
 from samovar_server.engine.kernels.jit import Kernel, Vectors, new_kernel
-from samovar_server.engine.kernels.tiles import FLOAT, UNROLLED, Body, Format, call_tiles, function, tile
+from samovar_server.engine.kernels.tiles import (
+    FLOAT,
+    UNROLLED,
+    Body,
+    Format,
+    call_tiles,
+    clear,
+    function,
+    tile,
+)
 
 GROUP = 32
 """Weights of int4 that share a step and a middle; as in Q4_1 of GGUF, whose blocks come out unchanged."""
@@ -161,9 +170,7 @@ class _Product:
             with e.loop(last, start=first) as index:
                 before = e.product(index, all_features)
                 whole = e.at(weights0, self.stored.offset(e, self.shape.panel, before))
-                with e.loop(rows) as row:
-                    for vector in self.vectors:
-                        e.store(e.constant(0), sums, e.product(row, self.row_bytes), vector)
+                clear(e, sums, rows, self.row_bytes)
                 with e.loop(all_features, STRETCH) as feature:
                     features = e.least(integer(STRETCH), e.build.sub(all_features, feature))
                     weights = e.at(whole, self.stored.offset(e, self.shape.panel, feature))

@@ -126,6 +126,13 @@ def tile(module: ir.Module, lanes: int, columns: int, rows: int, stored: Format,
     return new
 
 
+def clear(e: Emitter, sums: ir.Value, rows: ir.Value, row_bytes: int) -> None:
+    """Begin the sums [rows, panel] with zeros."""
+    with e.loop(rows) as row:
+        for vector in range(0, row_bytes, e.lanes * FLOAT_BYTES):
+            e.store(e.constant(0), sums, e.product(row, row_bytes), vector)
+
+
 def call_tiles(
     e: Emitter,
     tiles: dict[int, ir.Function],

@@ -22,15 +22,17 @@ from llvmlite import ir
 from torch import Tensor
 
 from samovar_server.engine.kernels import vector_math
-from samovar_server.engine.kernels.emit import F16, F32, FLOAT_BYTES, I16, I32, I64, Emitter, integer
+from samovar_server.engine.kernels.emit import F32, FLOAT_BYTES, I32, I64, Emitter, integer
 from samovar_server.engine.kernels.jit import Kernel, bits_of, new_kernel, vectors
-from samovar_server.engine.kernels.tiles import Float, Format, call_tiles, clear, tile
+from samovar_server.engine.kernels.tiles import BFLOAT, FLOAT, HALF, Float, Format, call_tiles, clear, tile
 from samovar_server.engine.step import Runs
 
 ROWS = 24
 """Queries that are attended with together at most: tokens, times the heads that share a kv head."""
 COLUMNS = 2
 """Vectors of keys in a panel of scores."""
+STORED: dict[torch.dtype, Format] = {torch.float32: FLOAT, torch.bfloat16: BFLOAT, torch.float16: HALF}
+"""How a cache holds its keys and values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,22 +144,13 @@ class _Values(Format):
 
     def read(self, e: Emitter, place: ir.Value, column: int) -> ir.Value:
         """See Format."""
-        return _floats(e, self.dtype, e.at(place, column * e.lanes * self.dtype.itemsize))
+        return STORED[self.dtype].read(e, place, column)
 
 
 class _Keys(Float):
     """Keys of a panel, turned."""
 
     whole = False
-
-
-def _floats(e: Emitter, dtype: torch.dtype, place: ir.Value) -> ir.Value:
-    """A vector of floats that are stored in `dtype`."""
-    if dtype == torch.float32:
-        return e.load(e.floats, place)
-    if dtype == torch.bfloat16:
-        return e.from_bf16(e.load(ir.VectorType(I16, e.lanes), place))
-    return e.build.fpext(e.load(ir.VectorType(F16, e.lanes), place), e.floats)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,13 +273,14 @@ class _Attention:
     def _turn(self, keys: ir.Value, first: ir.Value, last: ir.Value) -> None:
         """A panel of keys from `first` on, feature after feature; the last one in the place of any behind."""
         e, shape = self.e, self.shape
+        stored = STORED[shape.dtype]
         pitch = shape.key_dim * shape.dtype.itemsize
         for column in range(COLUMNS):
             numbers = [e.sum(first, column * shape.lanes + lane) for lane in range(shape.lanes)]
             rows = [e.at(keys, e.product(e.least(number, last), pitch)) for number in numbers]
             with e.loop(integer(shape.key_dim), shape.lanes) as feature:
                 offset = e.product(feature, shape.dtype.itemsize)
-                vectors_ = [_floats(e, shape.dtype, e.at(row, offset)) for row in rows]
+                vectors_ = [stored.read(e, e.at(row, offset), 0) for row in rows]
                 for ahead, vector in enumerate(vector_math.transposed(e, vectors_)):
                     place = e.product(e.sum(feature, ahead), shape.keys * FLOAT_BYTES)
                     e.store(vector, self.turned, place, column * shape.lanes * FLOAT_BYTES)

@@ -16,6 +16,7 @@ F16, F32 = ir.HalfType(), ir.FloatType()
 POINTER = ir.PointerType()
 VOID = ir.VoidType()
 FLOAT_BYTES = 4
+F16_BYTES = 2
 BF16_BYTES = 2
 LINE = 64
 """Bytes that a processor fetches from memory at once."""

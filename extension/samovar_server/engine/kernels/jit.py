@@ -1,4 +1,4 @@
-"""Compiles kernels for this processor by LLVM, and runs them on torch's own threads.
+"""Compiles kernels for this processor by LLVM, once for all processes, and runs them on torch's own threads.
 
 A kernel is a function `work` of the address of its arguments, and of a thread's number among so many. The
 threads are those of torch's OpenMP: a second team would fight with it for the cores.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import struct
 from array import array
 from collections.abc import Iterator
@@ -15,10 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import llvmlite
 import torch
 from llvmlite import binding, ir
 
 from samovar_server.engine.kernels.emit import I32, I64, POINTER, VOID
+from samovar_server.engine.kernels.kept import kept
+
+PASSES_LEVEL, CODE_LEVEL = 2, 3
+"""How much LLVM is to do to the source, and to the code that it makes of it; at most 3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +76,17 @@ class Kernel:
             _add_team(work, openmp)
         binding.initialize_native_target()
         binding.initialize_native_asmprinter()
+        cpu, features = binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
         machine = binding.Target.from_default_triple().create_target_machine(
-            cpu=binding.get_host_cpu_name(), features=binding.get_host_cpu_features().flatten(), opt=3
+            cpu=cpu, features=features, opt=CODE_LEVEL
         )
-        module = binding.parse_assembly(str(work.module))
-        passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=2))
-        passes.getModulePassManager().run(module, passes)
-        self._code = binding.create_mcjit_compiler(module, machine)  # which owns what is run
+        source = str(work.module)
+        # All that decides what the compiler gives.
+        decisive = (source, cpu, features, PASSES_LEVEL, CODE_LEVEL, llvmlite.__version__)
+        name = hashlib.sha256(repr(decisive).encode()).hexdigest()
+        code = kept(f"{work.module.name}-{name}", lambda: _compiled(source, machine))
+        self._code = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)  # owns what is run
+        self._code.add_object_file(binding.ObjectFileRef.from_data(code))
         self._code.finalize_object()
         self._team = self._code.get_function_address("team") if openmp is not None else 0
         self._parallel = openmp.GOMP_parallel if openmp is not None else None
@@ -96,6 +106,16 @@ class Kernel:
             self._alone(address, 0, 1)
         else:
             self._parallel(self._team, address, torch.get_num_threads(), 0)
+
+
+def _compiled(source: str, machine: binding.TargetMachine) -> bytes:
+    """An object file of `source`, optimised."""
+    module = binding.parse_assembly(source)
+    tuning = binding.create_pipeline_tuning_options(speed_level=PASSES_LEVEL)
+    passes = binding.create_pass_builder(machine, tuning)
+    passes.getModulePassManager().run(module, passes)
+    code: bytes = machine.emit_object(module)
+    return code
 
 
 def bits_of(value: float) -> int:

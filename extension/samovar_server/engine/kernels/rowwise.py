@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from llvmlite import ir
@@ -95,15 +93,6 @@ def _lanes(size: int) -> int:
     return math.gcd(vectors().lanes, size)
 
 
-@contextmanager
-def _rows(e: Emitter, work: ir.Function, count: ir.Value) -> Iterator[ir.Value]:
-    """What is written inside runs for each row that is the thread's."""
-    _, thread, threads = work.args
-    first, last = (e.build.udiv(e.product(count, part), threads) for part in (thread, e.sum(thread, 1)))
-    with e.loop(last, start=first) as row:
-        yield row
-
-
 @functools.cache
 def _norm(lanes: int) -> Kernel:
     work = new_kernel("norm")
@@ -112,7 +101,7 @@ def _norm(lanes: int) -> Kernel:
     count, size = (e.number(work.args[0], index) for index in (3, 4))
     epsilon = e.load(F32, e.argument(work.args[0], 5))
     squares = e.variable(e.floats)
-    with _rows(e, work, count) as row:
+    with e.tasks(work.args[0], count) as row:
         x, y = (e.at(first, e.product(row, size, FLOAT_BYTES)) for first in (x0, y0))
         e.build.store(e.constant(0), squares)
         with e.loop(size, lanes) as index:
@@ -136,7 +125,7 @@ def _gated(lanes: int) -> Kernel:
     x0, y0 = (e.address(work.args[0], index) for index in range(2))
     count, size = (e.number(work.args[0], index) for index in (2, 3))
     row_bytes = e.product(size, FLOAT_BYTES)
-    with _rows(e, work, count) as row:
+    with e.tasks(work.args[0], count) as row:
         gates, y = e.at(x0, e.product(row, row_bytes, 2)), e.at(y0, e.product(row, row_bytes))
         with e.loop(size, lanes) as index:
             place = e.product(index, FLOAT_BYTES)
@@ -170,7 +159,7 @@ def _turn(lanes: int) -> Kernel:
                 turned = e.multiply_add(own, e.load(e.floats, cos, place), across)
                 e.store(e.build.fmul(turned, scale), to, place)
 
-    with _rows(e, work, count) as row:
+    with e.tasks(work.args[0], count) as row:
         token = e.at(heads0, e.product(row, e.sum(queries, kv_heads, kv_heads), head_bytes))
         cos, sin = (e.at(table, e.product(row, head_bytes)) for table in (cos0, sin0))
         place = e.product(row, 16)

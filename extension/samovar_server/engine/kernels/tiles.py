@@ -15,6 +15,8 @@ from llvmlite import ir
 
 from samovar_server.engine.kernels.emit import (
     BF16_BYTES,
+    F16,
+    F16_BYTES,
     F32,
     FLOAT_BYTES,
     I16,
@@ -86,7 +88,18 @@ class BFloat(Format):
         return e.from_bf16(e.load(ir.VectorType(I16, e.lanes), place, column * e.lanes * BF16_BYTES))
 
 
-FLOAT, BFLOAT = Float(), BFloat()
+class Half(Format):
+    """float16."""
+
+    bits = 16
+
+    def read(self, e: Emitter, place: ir.Value, column: int) -> ir.Value:
+        """See Format."""
+        halves = e.load(ir.VectorType(F16, e.lanes), place, column * e.lanes * F16_BYTES)
+        return e.build.fpext(halves, e.floats)
+
+
+FLOAT, BFLOAT, HALF = Float(), BFloat(), Half()
 
 
 def function(module: ir.Module, name: str, kinds: Sequence[ir.Type]) -> ir.Function:

@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 from jupyter_core.paths import jupyter_data_dir
 
+from samovar_server.engine.threads import wait_briefly
+
 # Kernels are compiled once for all tests and their processes, many of which have a home of their own.
 os.environ.setdefault("SAMOVAR_KERNELS", str(Path(__file__).parents[1] / ".pytest_cache" / "kernels"))
+# And several of these processes compute at the same time, as workers do.
+wait_briefly(os.environ)
 
 pytest_plugins = ["pytest_jupyter.jupyter_server", "tests.plugins.chromium", "tests.plugins.hub_proxy"]
 

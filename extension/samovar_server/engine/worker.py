@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 import time
 from typing import TYPE_CHECKING
 
+from samovar_server.engine.threads import wait_briefly
 from samovar_server.errors import SamovarError
 from samovar_server.loader.failure import from_words
 from samovar_server.loader.spec import Imported, Progress, Ready, WorkerSpec, parse_spec
@@ -33,6 +35,7 @@ def main() -> None:
     specs = watch_stdin()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     began = time.monotonic()
+    wait_briefly(os.environ)
     from samovar_server.engine import serving  # torch and transformers
 
     imported = time.monotonic() - began

@@ -12,8 +12,8 @@ from collections.abc import MutableMapping
 
 TURNS, POLICY = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"
 """Environment variables of OpenMP, read when torch is imported."""
-FEW_TURNS = "2000"
-"""Some 25 µs, about as long as it is from one kernel to the next. By itself it would be 300,000."""
+FEW_TURNS = "3000"
+"""Some 40 µs, about as long as it is from one kernel to the next. By itself it would be 300,000."""
 
 
 def wait_briefly(environ: MutableMapping[str, str]) -> None:

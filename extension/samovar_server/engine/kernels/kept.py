@@ -71,6 +71,10 @@ def _read(path: Path) -> bytes | None:
 def _write(path: Path, code: bytes) -> None:
     """Under its name only when it is whole: another process may look for it."""
     handle, part = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "wb") as file:
-        file.write(hashlib.sha256(code).digest() + code)
-    Path(part).replace(path)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(hashlib.sha256(code).digest() + code)
+        Path(part).replace(path)
+    except OSError:  # such as a full disk
+        Path(part).unlink()
+        raise

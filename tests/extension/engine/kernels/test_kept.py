@@ -81,6 +81,19 @@ def test_code_that_cannot_be_written_is_made_once_each_time(folder: Path, compil
     assert [kept("a", compiler), kept("a", compiler)] == [b"code 1", b"code 2"]
 
 
+def test_a_full_disk_is_left_as_it_was(
+    folder: Path, compiler: Compiler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def replace(path: Path, target: Path) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "replace", replace)
+    caplog.set_level(logging.INFO)
+    assert kept("a", compiler) == b"code 1"
+    assert list(folder.iterdir()) == []
+    assert "No space left" in caplog.text
+
+
 def test_an_empty_name_of_the_folder_keeps_nothing(
     monkeypatch: pytest.MonkeyPatch, compiler: Compiler
 ) -> None:

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from jupyter_core.paths import jupyter_data_dir
 
+from samovar_server.engine.kernels.kept import FOLDER
 from samovar_server.engine.threads import wait_briefly
 
 # Kernels are compiled once for all tests and their processes, many of which have a home of their own.
-os.environ.setdefault("SAMOVAR_KERNELS", str(Path(__file__).parents[1] / ".pytest_cache" / "kernels"))
+os.environ.setdefault(FOLDER, str(Path(__file__).parents[1] / ".pytest_cache" / "kernels"))
 # And several of these processes compute at the same time, as workers do.
 wait_briefly(os.environ)
 

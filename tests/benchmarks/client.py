@@ -106,6 +106,11 @@ class Run:
         """Tokens that all streams received."""
         return sum(stream.tokens for stream in self.streams)
 
+    @property
+    def tokens_per_second(self) -> float:
+        """Of all streams together."""
+        return self.tokens / self.seconds
+
 
 async def run(
     client: httpx.AsyncClient, endpoint: Endpoint, prompts: Sequence[str], max_tokens: int, limit: float

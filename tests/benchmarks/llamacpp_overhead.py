@@ -60,7 +60,7 @@ async def compare(direct: Endpoint, through: Endpoint, rounds: int, max_tokens: 
                     prompts = load.prompts(f"{name} {number}")
                     measured = await run(client, endpoint, prompts, max_tokens, LIMIT_SECONDS)
                     assert measured.tokens == clients * max_tokens, "a stream was cut off"
-                    speeds[name].append(measured.tokens / measured.seconds)
+                    speeds[name].append(measured.tokens_per_second)
             own, samovars = (statistics.median(speeds[name]) for name in ("direct", "through"))
             ratios = [b / a for a, b in zip(speeds["direct"], speeds["through"], strict=True)]
             print(

@@ -50,7 +50,7 @@ def summarise(server: str, scenario: Scenario, run: Run) -> Row:
         finished=sum(stream.finished for stream in run.streams),
         output_tokens=run.tokens,
         seconds=run.seconds,
-        tokens_per_second=run.tokens / run.seconds,
+        tokens_per_second=run.tokens_per_second,
         ttft_p50=percentile(firsts, 0.5),
         ttft_p95=percentile(firsts, 0.95),
         gap_p50=percentile(gaps, 0.5),

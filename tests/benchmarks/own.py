@@ -143,7 +143,7 @@ async def gateway(
             # By their first word neither side finds the other's prompts in the cache.
             prompts = [f"{side} {prompt}" for prompt in load.prompts(f"gateway {number}")]
             measured = await run(client, endpoint, prompts, load.max_tokens, LIMIT)
-            return measured.tokens / measured.seconds
+            return measured.tokens_per_second
 
         speeds[load.name] = await by_turns(direct, through, rounds, speed)
     return Gateway(speeds, await by_turns(direct, through, 3 * rounds, first_token))

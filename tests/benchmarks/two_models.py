@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 
 from samovar_server.engine.threads import TURNS
-from tests.benchmarks.client import Endpoint, run
+from tests.benchmarks.client import Endpoint, http_client, run
 from tests.benchmarks.scenarios import text_of_length
 from tests.benchmarks.servers import samovar
 from tests.benchmarks.serving import pull
@@ -48,10 +48,9 @@ async def measure(endpoints: Sequence[Endpoint]) -> tuple[list[float], list[floa
 
     async def speed(client: httpx.AsyncClient, endpoint: Endpoint, salt: str) -> float:
         prompts = [text_of_length(f"{salt} {number}", 40) for number in range(CLIENTS)]
-        found = await run(client, endpoint, prompts, TOKENS, LIMIT)
-        return found.tokens / found.seconds
+        return (await run(client, endpoint, prompts, TOKENS, LIMIT)).tokens_per_second
 
-    async with httpx.AsyncClient(trust_env=False, timeout=LIMIT) as client:
+    async with http_client() as client:
         for endpoint in endpoints:
             await speed(client, endpoint, "warm up")
         alone = [await speed(client, endpoint, "alone") for endpoint in endpoints]

@@ -63,9 +63,10 @@ class ChatHandler(GeneratingHandler):
     ) -> None:
         pieces: list[list[Piece]] = [[] for _ in choices]
         scores: list[list[TokenScore]] = [[] for _ in choices]
-        async for index, output in generation.outputs():
-            pieces[index] += choices[index].add(output)
-            scores[index] += [output.score] if output.score is not None else []
+        async for news in generation.outputs():
+            for index, output in news:
+                pieces[index] += choices[index].add(output)
+                scores[index] += [output.score] if output.score is not None else []
         whole = []
         for index, choice in enumerate(choices):
             assert choice.finish_reason is not None
@@ -81,17 +82,18 @@ class ChatHandler(GeneratingHandler):
         self.open_stream()
         for index in range(request.n):
             self.event(answer.first(index))
-        async for index, output in generation.outputs():
-            choice = choices[index]
-            deltas = [_delta(piece) for piece in choice.add(output)]
-            scores = [output.score] if request.logprobs and output.score is not None else None
-            if scores and not deltas:
-                deltas = [{"content": ""}]  # a token that shows no text yet
-            for delta in deltas:
-                self.event(answer.delta(index, delta, scores))
-                scores = None  # with the first delta of the step
-            if choice.finish_reason is not None:
-                self.event(answer.delta(index, {}, None, choice.finish_reason))
+        async for news in generation.outputs():
+            for index, output in news:
+                choice = choices[index]
+                deltas = [_delta(piece) for piece in choice.add(output)]
+                scores = [output.score] if request.logprobs and output.score is not None else None
+                if scores and not deltas:
+                    deltas = [{"content": ""}]  # a token that shows no text yet
+                for delta in deltas:
+                    self.event(answer.delta(index, delta, scores))
+                    scores = None  # with the first delta of the step
+                if choice.finish_reason is not None:
+                    self.event(answer.delta(index, {}, None, choice.finish_reason))
             await self.flush()
         if request.include_usage or self.place.counted:
             self.event(answer.usage_chunk(generation.usage()))

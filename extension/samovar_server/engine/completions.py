@@ -67,8 +67,9 @@ class CompletionsHandler(GeneratingHandler):
         self, request: CompletionRequest, answer: CompletionAnswer, generation: Generation
     ) -> None:
         outputs: list[list[Output]] = [[] for _ in generation.sequences]
-        async for index, output in generation.outputs():
-            outputs[index].append(output)
+        async for news in generation.outputs():
+            for index, output in news:
+                outputs[index].append(output)
         choices: list[dict[str, Any]] = []
         for first in range(0, len(outputs), request.samples):
             samples = range(first, first + request.samples)
@@ -104,16 +105,18 @@ class CompletionsHandler(GeneratingHandler):
     ) -> None:
         self.open_stream()
         begun: dict[int, Choice] = {}
-        async for index, output in generation.outputs():
-            if index not in begun:
-                begun[index] = self._begin(request, generation, index)
-            choice = begun[index]
-            choice.add(output)
-            if choice.text or choice.scored or output.finish_reason is not None:
-                logprobs = choice.logprobs(answer)
-                self.event(answer.chunk(answer.choice(index, choice.text, logprobs, output.finish_reason)))
-                await self.flush()
-            choice.told()
+        async for news in generation.outputs():
+            for index, output in news:
+                if index not in begun:
+                    begun[index] = self._begin(request, generation, index)
+                choice = begun[index]
+                choice.add(output)
+                if choice.text or choice.scored or output.finish_reason is not None:
+                    logprobs = choice.logprobs(answer)
+                    whole = answer.choice(index, choice.text, logprobs, output.finish_reason)
+                    self.event(answer.chunk(whole))
+                choice.told()
+            await self.flush()
         if request.include_usage or self.place.counted:
             self.event(answer.usage_chunk(generation.usage()))
         self.close_stream()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from collections.abc import Sequence as Seq
 from functools import partial
 from typing import Any
@@ -90,22 +90,29 @@ class Generation:
             self._engine.abort(sequence)
         self._outputs.put_nowait(None)
 
-    async def outputs(self) -> AsyncIterator[tuple[int, Output]]:
+    async def outputs(self) -> AsyncIterator[list[tuple[int, Output]]]:
         """(choice, output) as they come, until every sequence has finished; Aborted after `abort`.
 
-        An error that ends one sequence ends them all, and is raised.
+        Those that have come by now are yielded together: right drafts give a sequence several in one step,
+        and what is sent together wakes whoever waits for it once. An error that ends one sequence ends them
+        all, and is raised.
         """
         left = len(self.sequences)
         while left:
-            item = await self._outputs.get()
-            if item is None:
-                raise Aborted
-            index, output = item
-            if output.error is not None:
-                self.abort()
-                raise output.error
-            left -= output.is_last
-            yield index, output
+            first = await self._outputs.get()
+            news: list[tuple[int, Output]] = []
+            for item in (first, *self._come()):
+                if item is None:
+                    raise Aborted
+                error = item[1].error
+                if error is not None:
+                    if news:
+                        yield news
+                    self.abort()
+                    raise error
+                news.append(item)
+            left -= sum(output.is_last for _, output in news)
+            yield news
 
     def usage(self) -> Usage:
         """Tokens so far; a prompt with several samples counts once."""
@@ -115,6 +122,11 @@ class Generation:
             completion_tokens=sum(len(sequence.output) for sequence in self.sequences),
             cached_tokens=sum(sequence.cached_tokens for sequence in firsts),
         )
+
+    def _come(self) -> Iterator[tuple[int, Output] | None]:
+        """What has come by now, without waiting."""
+        while not self._outputs.empty():
+            yield self._outputs.get_nowait()
 
     def _took(self, index: int, output: Output) -> None:
         self._outputs.put_nowait((index, output))

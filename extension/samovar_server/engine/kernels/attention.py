@@ -179,9 +179,15 @@ class _Attention:
         self.value_panel = columns * lanes
         most = min(vectors().rows, shape.rows)
         stored = _Values(shape.dtype, shape.value_dim)
+        self.fetch = shape.keys * stored.pitch // shape.key_dim // 4
+        """Bytes of values that scores fetch with each feature: a quarter of their keys', as more would be in
+        the way of the keys."""
         tiles = {
-            name: {rows: tile(work.module, lanes, wide, rows, of, name) for rows in range(1, most + 1)}
-            for name, wide, of in (("scores", COLUMNS, _Keys()), ("values", columns, stored))
+            name: {rows: tile(work.module, lanes, wide, rows, of, fetch, name) for rows in range(1, most + 1)}
+            for name, wide, of, fetch in (
+                ("scores", COLUMNS, _Keys(), self.fetch),
+                ("values", columns, stored, 0),
+            )
         }
         self.score_tiles, self.value_tiles = tiles["scores"], tiles["values"]
 
@@ -262,7 +268,7 @@ class _Attention:
             stride = integer(shape.key_dim * FLOAT_BYTES)
             features = integer(shape.key_dim)
             ahead = e.at(values, e.product(first, shape.value_dim * shape.dtype.itemsize))
-            inputs = (self.rows, stride, self.turned, self.sums, panel_bytes, features, ahead)
+            inputs = (self.rows, stride, self.turned, self.sums, panel_bytes, features, ahead, self.fetch)
             call_tiles(e, self.score_tiles, part.rows, *inputs)
             before = e.product(e.build.sub(first, part.first_key), FLOAT_BYTES)
             with e.loop(part.rows) as row:
@@ -349,7 +355,7 @@ class _Attention:
         with e.loop(integer(shape.value_dim), self.value_panel) as first:
             clear(e, self.sums, part.rows, panel_bytes)
             panel = e.at(seen, e.product(first, shape.dtype.itemsize))
-            inputs = (part.scores, stride, panel, self.sums, panel_bytes, keys, panel)
+            inputs = (part.scores, stride, panel, self.sums, panel_bytes, keys, panel, 0)
             call_tiles(e, self.value_tiles, part.rows, *inputs)
             with self._each_row(part) as (row, token, head):
                 share = e.spread(e.load(F32, self.shares, e.product(row, FLOAT_BYTES)))

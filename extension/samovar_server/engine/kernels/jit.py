@@ -25,6 +25,8 @@ from samovar_server.engine.kernels.kept import kept
 
 PASSES_LEVEL, CODE_LEVEL = 2, 3
 """How much LLVM is to do to the source, and to the code that it makes of it; at most 3."""
+OPTION = "-unroll-runtime=false"
+"""For LLVM: loops are unrolled as the source says, but for those of few turns. See `tiles.FEW_ROWS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class Kernel:
         )
         source = str(work.module)
         # All that decides what the compiler gives.
-        decisive = (source, cpu, features, PASSES_LEVEL, CODE_LEVEL, llvmlite.__version__)
+        decisive = (source, cpu, features, PASSES_LEVEL, CODE_LEVEL, OPTION, llvmlite.__version__)
         name = hashlib.sha256(repr(decisive).encode()).hexdigest()
         code = kept(f"{work.module.name}-{name}", lambda: _compiled(source, machine))
         self._code = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)  # owns what is run
@@ -112,6 +114,7 @@ def _compiled(source: str, machine: binding.TargetMachine) -> bytes:
     """An object file of `source`, optimised."""
     module = binding.parse_assembly(source)
     tuning = binding.create_pipeline_tuning_options(speed_level=PASSES_LEVEL)
+    binding.set_option("samovar", OPTION)
     passes = binding.create_pass_builder(machine, tuning)
     passes.getModulePassManager().run(module, passes)
     code: bytes = machine.emit_object(module)

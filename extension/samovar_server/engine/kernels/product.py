@@ -26,6 +26,7 @@ from samovar_server.engine.kernels.emit import (
 )
 from samovar_server.engine.kernels.jit import Kernel, Vectors, new_kernel
 from samovar_server.engine.kernels.tiles import (
+    FEW_ROWS,
     FLOAT,
     UNROLLED,
     Body,
@@ -44,8 +45,6 @@ BLOCK = 96
 """Rows for which a stretch is unpacked once."""
 SHARES = 8
 """Into how many parts for each thread the panels are cut."""
-AS_STORED = 4
-"""More rows than these take unpacked weights."""
 
 
 class Int8(Format):
@@ -66,8 +65,17 @@ class Int4(Format):
 
     bits = 5
 
-    def each(self, e: Emitter, columns: int, source: ir.Value, features: ir.Value, body: Body) -> None:
-        """See Format. Features are a multiple of GROUP."""
+    def each(
+        self,
+        e: Emitter,
+        columns: int,
+        source: ir.Value,
+        features: ir.Value,
+        body: Body,
+        unrolled: int = UNROLLED,
+    ) -> None:
+        """See Format. Features are a multiple of GROUP, and two of them share a byte."""
+        assert unrolled % 2 == 0
         panel = columns * e.lanes
         halves, octets = ir.VectorType(I16, e.lanes), ir.VectorType(I8, e.lanes)
         with e.loop(features, GROUP) as first:
@@ -82,8 +90,8 @@ class Int4(Format):
                 for step, middle in zip(steps, middles, strict=True)
             ]
             levels = e.at(group, 2 * panel * BF16_BYTES)
-            with e.loop(integer(GROUP), UNROLLED) as inner:
-                for ahead in range(0, UNROLLED, 2):
+            with e.loop(integer(GROUP), unrolled) as inner:
+                for ahead in range(0, unrolled, 2):
                     row = e.at(levels, e.product(e.build.lshr(e.sum(inner, ahead), integer(1)), panel))
                     pairs = [e.build.zext(e.load(octets, row, at), e.ints) for at in range(0, panel, e.lanes)]
                     lower = [e.build.and_(pair, e.whole(15)) for pair in pairs]
@@ -120,17 +128,20 @@ class _Product:
         self.work = work
         self.row_bytes = shape.panel * FLOAT_BYTES
         """Of a tile's row of sums."""
+        self.fetch = shape.panel * stored.bits // 8
+        """Bytes of a feature in a panel: while tiles compute a stretch, all of the next one is fetched."""
         self.vectors = range(0, self.row_bytes, shape.lanes * FLOAT_BYTES)
         """The bytes at which a panel's vectors begin in it."""
         self.floats = self._tiles(shape.rows, FLOAT, "floats")
         if stored is not FLOAT:
             self.unpack = self._unpack()
-            self.few = self._tiles(min(AS_STORED, shape.rows), stored, "few")
+            self.few = self._tiles(min(FEW_ROWS, shape.rows), stored, "few")
 
     def _tiles(self, most: int, stored: Format, name: str) -> dict[int, ir.Function]:
         lanes, columns = self.shape.lanes, self.shape.columns
         return {
-            rows: tile(self.work.module, lanes, columns, rows, stored, name) for rows in range(1, most + 1)
+            rows: tile(self.work.module, lanes, columns, rows, stored, self.fetch, name)
+            for rows in range(1, most + 1)
         }
 
     def _unpack(self) -> ir.Function:
@@ -199,7 +210,8 @@ class _Product:
         """A block of rows by a stretch of a panel, tile by tile, while the next one is fetched."""
 
         def tiles(functions: dict[int, ir.Function], source: ir.Value) -> None:
-            call_tiles(e, functions, rows, x, stride, source, sums, self.row_bytes, features, ahead)
+            inputs = (x, stride, source, sums, self.row_bytes, features, ahead, self.fetch)
+            call_tiles(e, functions, rows, *inputs)
 
         if self.stored is FLOAT:
             tiles(self.floats, weights)

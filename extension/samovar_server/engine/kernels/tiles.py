@@ -30,6 +30,10 @@ from samovar_server.engine.kernels.emit import (
 
 UNROLLED = 4
 """Features that are written out for each turn of a loop."""
+FEW_ROWS = 4
+"""With at most so many rows a tile takes weights as they are stored, and UNROLLED features at a time. With
+more, where unpacking them pays, it takes one: LLVM would read the inputs of several ahead, and put what
+registers cannot hold back into memory."""
 
 Body = Callable[[ir.Value, Sequence[ir.Value]], None]
 """What is done with a feature's number and its weights, vectors of a panel's width."""
@@ -46,13 +50,21 @@ class Format:
         """Bytes that so many features of a panel take."""
         return e.product(features, panel * self.bits // 8)
 
-    def each(self, e: Emitter, columns: int, source: ir.Value, features: ir.Value, body: Body) -> None:
+    def each(
+        self,
+        e: Emitter,
+        columns: int,
+        source: ir.Value,
+        features: ir.Value,
+        body: Body,
+        unrolled: int = UNROLLED,
+    ) -> None:
         """Write `body` for each of the features at `source`, with `columns` vectors of weights."""
         full = features
         if not self.whole:
-            full = e.build.sub(features, e.build.srem(features, integer(UNROLLED)))
-        with e.loop(full, UNROLLED) as first:
-            for ahead in range(UNROLLED):
+            full = e.build.sub(features, e.build.srem(features, integer(unrolled)))
+        with e.loop(full, unrolled) as first:
+            for ahead in range(unrolled):
                 self.one(e, columns, source, e.sum(first, ahead), body)
         if not self.whole:
             with e.loop(features, start=full) as feature:
@@ -110,10 +122,13 @@ def function(module: ir.Module, name: str, kinds: Sequence[ir.Type]) -> ir.Funct
     return new
 
 
-def tile(module: ir.Module, lanes: int, columns: int, rows: int, stored: Format, name: str) -> ir.Function:
+def tile(
+    module: ir.Module, lanes: int, columns: int, rows: int, stored: Format, fetch: int, name: str
+) -> ir.Function:
     """tile(x, bytes from row to row, weights, sums [rows, panel], features, ahead) adds to the sums.
 
-    Meanwhile a line of memory is fetched from `ahead` on for every UNROLLED features.
+    The weights are `stored` so. For each feature so many bytes of what comes next, from `ahead` on, are to
+    `fetch` meanwhile: a processor by itself does not begin with it before it is read.
     """
     new = function(module, f"{name}_{rows}", [POINTER, I64, POINTER, POINTER, I64, POINTER])
     x, stride, weights, sums, features, ahead = new.args
@@ -121,18 +136,19 @@ def tile(module: ir.Module, lanes: int, columns: int, rows: int, stored: Format,
     starts = [e.at(x, e.product(stride, row)) for row in range(rows)]
     places = [vector * lanes * FLOAT_BYTES for vector in range(rows * columns)]
     totals = [e.variable(e.floats, e.load(e.floats, sums, place)) for place in places]
-
-    turn = itertools.cycle(range(UNROLLED))
+    unrolled = UNROLLED if rows <= FEW_ROWS else 1
+    turn = itertools.cycle(range(unrolled))
 
     def add(feature: ir.Value, vectors: Sequence[ir.Value]) -> None:
         if next(turn) == 0:
-            e.prefetch(e.at(ahead, e.product(feature, LINE // UNROLLED)))
+            for line in range(0, unrolled * fetch, LINE):
+                e.prefetch(e.at(ahead, e.product(feature, fetch), line))
         for row, start in enumerate(starts):
             value = e.spread(e.load(F32, start, e.product(feature, FLOAT_BYTES), align=FLOAT_BYTES))
             for total, vector in zip(totals[row * columns :], vectors, strict=False):
                 e.build.store(e.multiply_add(value, vector, e.get(total, e.floats)), total)
 
-    stored.each(e, columns, weights, features, add)
+    stored.each(e, columns, weights, features, add, unrolled)
     for total, place in zip(totals, places, strict=True):
         e.store(e.get(total, e.floats), sums, place)
     e.finish()
@@ -157,19 +173,21 @@ def call_tiles(
     sums_stride: int,
     features: ir.Value,
     ahead: ir.Value,
+    fetch: int,
 ) -> None:
-    """Cover so many `rows`, whose sums lie `sums_stride` bytes apart, with `tiles` by their own rows."""
+    """Cover so many `rows`, whose sums lie `sums_stride` bytes apart, with `tiles` by their own rows.
+
+    All are about equal: one of very few rows would wait for its sums more than it computes. Each is to
+    `fetch` on where the one before ends.
+    """
     most = max(tiles)
-    rest = e.build.srem(rows, integer(most))
-    full = e.build.sub(rows, rest)
-
-    def call(count: int, row: ir.Value) -> None:
+    parts = e.build.udiv(e.sum(rows, most - 1), integer(most))
+    fewest, with_more = e.build.udiv(rows, parts), e.build.urem(rows, parts)
+    with e.loop(parts) as part:
+        row = e.sum(e.product(part, fewest), e.least(part, with_more))
+        own_rows = e.sum(fewest, e.build.zext(e.build.icmp_signed("<", part, with_more), I64))
         inputs, own = e.at(x, e.product(row, stride)), e.at(sums, e.product(row, sums_stride))
-        fetched = e.at(ahead, e.product(e.build.udiv(row, integer(most)), features, LINE // UNROLLED))
-        e.build.call(tiles[count], [inputs, stride, weights, own, features, fetched])
-
-    with e.loop(full, most) as row:
-        call(most, row)
-    for count in range(1, most):
-        with e.build.if_then(e.build.icmp_signed("==", rest, integer(count))):
-            call(count, full)
+        further = e.at(ahead, e.product(part, features, fetch))
+        for count, function_ in tiles.items():
+            with e.build.if_then(e.build.icmp_signed("==", own_rows, integer(count))):
+                e.build.call(function_, [inputs, stride, weights, own, features, further])

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,14 +164,6 @@ class Sharing(LoggingConfigurable):
 
         The lease then says to the worker what the caller may have. The meter is to be shown the answer.
         """
-
-        @contextmanager
-        def waiting() -> Iterator[None]:
-            if on_progress is not None:
-                on_progress(LoadProgress("queued", 0.0))
-            with lease.queued():
-                yield
-
         request = Request(
             caller.name, demand.prompt_tokens, max(demand.sequences, 1), weight=self._weight(caller)
         )
@@ -179,6 +172,7 @@ class Sharing(LoggingConfigurable):
             yield Meter(0, lambda tokens: None)
             return
         capacity = self._capacity(lease)
+        waiting = partial(_waiting, lease, on_progress)
         async with self._turns.turn(lease.model.cache_key, capacity, request, waiting) as turn:
             self._tell_worker(caller, lease, request)
 
@@ -193,6 +187,7 @@ class Sharing(LoggingConfigurable):
                 try:
                     yield meter
                 finally:
+                    meter.settle()
                     user = caller.name if self.metrics_by_user else ""
                     count_usage(name, user, meter.tokens.prompt, meter.tokens.output)
 
@@ -225,3 +220,12 @@ class Sharing(LoggingConfigurable):
     def _salt(self, caller: Caller) -> str:
         """Stands for the caller and tells nothing of him, nor anything that another could send."""
         return hmac.digest(self._secret, caller.name.encode(), "sha256").hex()[:32]
+
+
+@contextmanager
+def _waiting(lease: Lease, on_progress: ProgressCallback | None) -> Iterator[None]:
+    """What holds as long as a request waits for its turn."""
+    if on_progress is not None:
+        on_progress(LoadProgress("queued", 0.0))
+    with lease.queued():
+        yield

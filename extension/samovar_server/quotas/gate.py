@@ -71,7 +71,9 @@ class Gate:
         try:
             yield
         finally:
-            self._in_flight -= Counter({caller.name: 1})
+            self._in_flight[caller.name] -= 1
+            if not self._in_flight[caller.name]:
+                del self._in_flight[caller.name]
 
     def _require_tokens(self, caller: Caller, limit: int) -> None:
         tokens = self._tokens_of(caller.name)

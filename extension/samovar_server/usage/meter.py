@@ -31,16 +31,22 @@ def told_usage(answer: bytes) -> Tokens | None:
     return Tokens(usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
 
 
+TOGETHER = 16
+"""Tokens of a stream that are told together: telling each would take longer than counting it."""
+
+
 class Meter:
     """What one request has taken so far: estimates, put right by the worker's own counts at the end.
 
     It begins with about as many tokens as the prompt has, and `tell` hears what is to be added to them, which
-    may be negative.
+    may be negative; the last of it when `settle` is called.
     """
 
     def __init__(self, prompt_tokens: int, tell: Callable[[Tokens], None]) -> None:
         self.tokens = Tokens(prompt_tokens)
+        """All that has been told."""
         self._tell = tell
+        self._untold = 0
 
     def events(self, events: bytes, *, wants_usage: bool) -> bytes:
         """Count whole events of a stream, one token for each; returns those that the client is to get.
@@ -49,7 +55,9 @@ class Meter:
         """
         told = told_usage(events)
         if told is None:
-            self._set(Tokens(self.tokens.prompt, self.tokens.output + events.count(_EVENT)))
+            self._untold += events.count(_EVENT)
+            if self._untold >= TOGETHER:
+                self.settle()
             return events
         self._set(told)
         return events if wants_usage else _without_usage(events)
@@ -58,7 +66,12 @@ class Meter:
         """Count an answer in one piece; one without counts is an error, and takes nothing."""
         self._set(told_usage(body) or Tokens())
 
+    def settle(self) -> None:
+        """Tell what has been counted and not told."""
+        self._set(Tokens(self.tokens.prompt, self.tokens.output + self._untold))
+
     def _set(self, tokens: Tokens) -> None:
+        self._untold = 0
         added, self.tokens = tokens - self.tokens, tokens
         if added.prompt or added.output:
             self._tell(added)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from samovar_server.usage.meter import Meter, estimated_prompt, told_usage
+from samovar_server.usage.meter import TOGETHER, Meter, estimated_prompt, told_usage
 from samovar_server.usage.records import Tokens
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
@@ -39,11 +39,20 @@ def test_a_stream_is_counted_as_it_comes_and_put_right_at_its_end(
     for text in ("a", "b"):
         assert meter.events(piece(text), wants_usage=False) == piece(text)
     meter.events(piece("c") + piece("d"), wants_usage=False)
-    assert told == [Tokens(0, 1), Tokens(0, 1), Tokens(0, 2)]
+    assert told == []  # so few are told later
+    meter.events(piece("e") * TOGETHER, wants_usage=False)
+    assert told == [Tokens(0, 4 + TOGETHER)]
     last = event({"choices": [], "usage": USAGE}, separators)
     assert meter.events(last + b"data: [DONE]\n\n", wants_usage=False) == b"data: [DONE]\n\n"
     assert meter.tokens == Tokens(7, 3)
     assert sum(told, Tokens()) == Tokens(2, 3)  # beside the 5 that it began with
+
+
+def test_a_stream_that_breaks_off_counts_as_far_as_it_came(meter: Meter, told: list[Tokens]) -> None:
+    meter.events(piece("a") + piece("b"), wants_usage=False)
+    meter.settle()
+    meter.settle()
+    assert (meter.tokens, told) == (Tokens(5, 2), [Tokens(0, 2)])
 
 
 def test_who_asked_for_the_usage_gets_it(meter: Meter) -> None:
@@ -74,6 +83,7 @@ def test_embeddings_have_no_output(meter: Meter) -> None:
 @pytest.mark.parametrize("text", [LYING, '"usage":{', '\\"usage":{'], ids=["whole", "begun", "escaped"])
 def test_no_text_is_taken_for_counts(meter: Meter, text: str) -> None:
     assert meter.events(piece(text), wants_usage=False) == piece(text)
+    meter.settle()
     assert meter.tokens == Tokens(5, 1)
     assert told_usage(json.dumps({"text": text}).encode()) is None
 

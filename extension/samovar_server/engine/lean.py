@@ -8,7 +8,7 @@ forward functions of the layers are replaced; their modules and names stay as th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import MethodType
 from typing import Any
 
@@ -17,9 +17,12 @@ from torch import Tensor, nn
 from transformers.activations import SiLUActivation
 
 from samovar_server.engine.attention import Settings, attend_rows
+from samovar_server.engine.kernels import attention as kernel
 from samovar_server.engine.kernels import rowwise
+from samovar_server.engine.kernels.jit import Call, has_threads
 from samovar_server.engine.kv_cache import SlotLayer
-from samovar_server.engine.linear import SIBLINGS, FusedLinears, RowLinear, fused_name
+from samovar_server.engine.linear import SIBLINGS, FusedLinears, PanelLinear, RowLinear, fused_name
+from samovar_server.engine.stack import Sizes, Stack, Workspace
 from samovar_server.engine.step import Rotary, Step
 
 LAYOUT = frozenset({"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer"})
@@ -32,9 +35,24 @@ def make_lean(model: nn.Module) -> None:
 
     Their linear layers must be fused already; layers where that could not be done stay as they are.
     """
+    lean = []
     for layer in model.modules():
         if type(layer).__name__ in LAYOUT and _is_fused(layer):
             layer.forward = LeanForward(layer)
+            lean.append(layer.forward)
+    _stack(model, lean)
+
+
+def _stack(model: Any, layers: list[LeanForward]) -> None:
+    """Have the first of the layers compute all of them where they are the whole model and alike."""
+    sizes = {layer.sizes for layer in layers}
+    if len(layers) != model.config.get_text_config().num_hidden_layers or len(sizes) != 1 or None in sizes:
+        return
+    (same,) = sizes
+    assert same is not None
+    stack = Stack(same, layers, {layer.window for layer in layers})
+    for layer in layers:
+        layer.stack = stack
 
 
 def _is_fused(layer: Any) -> bool:
@@ -54,6 +72,9 @@ class LeanForward:
         window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))
         if type(layer).__name__ == "LlamaDecoderLayer":  # whose attention has none, whatever is configured
             window = None
+        self.window: int | None = window
+        self.stack: Stack | None = None
+        """All layers of the model, if the first of them computes all."""
         self._settings = Settings(window, None, None)
         self._linears: list[Callable[[Tensor], Tensor]] = [
             _whole(attention, SIBLINGS[0]),
@@ -83,6 +104,12 @@ class LeanForward:
             kwargs |= {"position_embeddings": position_embeddings, "past_key_values": past_key_values}
             whole: Tensor = self._plain(hidden_states, **kwargs)
             return whole
+        if self.stack is not None and not slot_step.adapted:
+            if self._index == 0:
+                x, cache = hidden_states[0], past_key_values
+                slot_step.stacked = self.stack.run(x, slot_step, position_embeddings, cache)
+            if slot_step.stacked:
+                return hidden_states
         # The products alone know nothing of hooks.
         qkv, out, gate_up, down = self._linears if slot_step.adapted else self._products
         ours = self._ours and not slot_step.fused
@@ -94,6 +121,39 @@ class LeanForward:
         x.add_(out(attended.flatten(1)))
         x.add_(down(self._gate(gate_up(self._norm(1, x, ours)), ours)))
         return hidden_states
+
+    @property
+    def _panels(self) -> list[PanelLinear]:
+        return [linear for linear in self._linears if isinstance(linear, PanelLinear) and not linear.missing]
+
+    @property
+    def sizes(self) -> Sizes | None:
+        """The layer's sizes, if kernels of ours compute all of it: then it can be part of a stack."""
+        ours = self._ours and has_threads() and isinstance(self._activation, SiLUActivation | nn.SiLU)
+        if not ours or len(self._panels) < len(self._linears):
+            return None
+        down = self._panels[-1]
+        queries, keys, _ = self._heads
+        return Sizes(down.out_features, queries, keys, self._head_dim, down.in_features)
+
+    def calls(self, workspace: Workspace, scores: Tensor, cache: SlotLayer) -> Sequence[Call]:
+        """What the layer computes, for a stack."""
+        of, (before, between) = workspace, self._norms
+        qkv, out, gate_up, down = self._panels
+        query = of.heads[:, : self._heads[0]]
+        return (
+            rowwise.norm_call(of.x, before.weight, before.variance_epsilon, of.normed),
+            qkv.call(of.normed, of.heads.flatten(1)),
+            rowwise.turn_call(of.heads, self._heads[0], of.cos, of.sin, self._scaling, of.places, cache),
+            kernel.call(query, cache.keys, cache.values, of.parts, scores, of.attended, self.window),
+            out.call(of.attended.flatten(1), of.added),
+            rowwise.add_call(of.x, of.added),
+            rowwise.norm_call(of.x, between.weight, between.variance_epsilon, of.normed),
+            gate_up.call(of.normed, of.gate_up),
+            rowwise.gated_call(of.gate_up, of.gated),
+            down.call(of.gated, of.added),
+            rowwise.add_call(of.x, of.added),
+        )
 
     def _norm(self, index: int, x: Tensor, ours: bool) -> Tensor:
         module = self._norms[index]

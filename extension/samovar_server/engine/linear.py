@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from samovar_server.engine.kernels.jit import Kernel, has_threads, vectors
+from samovar_server.engine.kernels.jit import Call, Kernel, has_threads, vectors
 from samovar_server.engine.kernels.product import product
 from samovar_server.engine.kernels.tiles import BFLOAT, FLOAT, UNROLLED, Format
 
@@ -119,9 +119,14 @@ class PanelLinear(RowLinear):
         if x.stride(1) != 1:
             x = x.contiguous()
         y = x.new_empty(x.shape[0], self.out_features)
-        kernel, *weights = self._prepared
-        kernel.run(x.data_ptr(), *weights, y.data_ptr(), *x.shape, self.out_features, x.stride(0))
+        self.call(x, y).run()
         return y if y.dtype == rows.dtype else y.to(rows.dtype)
+
+    def call(self, x: Tensor, y: Tensor) -> Call:
+        """`multiply` into y, for float32 with as many features as the panels have, side by side."""
+        kernel, *weights = self._prepared
+        sizes = (*x.shape, self.out_features, x.stride(0))
+        return Call(kernel, (x.data_ptr(), *weights, y.data_ptr(), *sizes))
 
 
 class FloatLinear(PanelLinear):

@@ -217,6 +217,8 @@ class Step:
     masks: dict[tuple[range, int | None], Tensor] = field(default_factory=dict)
     rotary: Rotary | None = None
     windows: set[int | None] = field(default_factory=set)
+    stacked: bool = False
+    """Whether the first layer has computed all of them (see `stack`)."""
     decoded: int = field(init=False)
     """How many tokens of the row are the decoding part's."""
     _runs: Runs | None = None

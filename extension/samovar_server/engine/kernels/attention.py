@@ -23,7 +23,7 @@ from torch import Tensor
 
 from samovar_server.engine.kernels import vector_math
 from samovar_server.engine.kernels.emit import F32, FLOAT_BYTES, I32, I64, Emitter, integer
-from samovar_server.engine.kernels.jit import Kernel, bits_of, new_kernel, vectors
+from samovar_server.engine.kernels.jit import Call, Kernel, bits_of, new_kernel, vectors
 from samovar_server.engine.kernels.tiles import BFLOAT, FLOAT, HALF, Float, Format, call_tiles, clear, tile
 from samovar_server.engine.step import Runs
 
@@ -31,6 +31,10 @@ ROWS = 24
 """Queries that are attended with together at most: tokens, times the heads that share a kv head."""
 COLUMNS = 2
 """Vectors of keys in a panel of scores."""
+PARTS = 7
+"""The kernel's argument that is the number of parts."""
+UNLIMITED = 2**30
+"""The window of a query that sees all before it."""
 STORED: dict[torch.dtype, Format] = {torch.float32: FLOAT, torch.bfloat16: BFLOAT, torch.float16: HALF}
 """How a cache holds its keys and values."""
 
@@ -67,6 +71,12 @@ class Shape:
         """How many queries that are."""
         return self.tokens * self.group
 
+    def scores(self, positions: int) -> Tensor:
+        """Room for the threads' scores of so many positions."""
+        # A whole panel more on either side: a window need not begin with one.
+        length = (positions // self.keys + 2) * self.keys
+        return torch.empty(torch.get_num_threads(), self.rows, length)
+
 
 def attend(
     query: Tensor,
@@ -87,16 +97,33 @@ def attend(
     if query.stride(2) != 1:
         query = query.contiguous()
     keys, values = _side_by_side(keys), _side_by_side(values)
-    heads, kv_heads = query.shape[1], keys.shape[1]
-    shape = Shape(keys.shape[3], values.shape[3], heads // kv_heads, keys.dtype)
+    shape = _shape(query, keys, values)
     assert runs.fit(keys) and runs.fit(values), "the cache was reserved for them"
     parts = runs.parts(shape.tokens)
-    # A whole panel more on either side: a window need not begin with one.
-    length = (runs.positions // shape.keys + 2) * shape.keys
-    scores = query.new_empty(torch.get_num_threads(), shape.rows, length)
-    out = query.new_empty(len(query), heads, shape.value_dim)
+    scores = shape.scores(runs.positions)
+    out = query.new_empty(*query.shape[:2], shape.value_dim)
     sinks = sinks.float().contiguous() if sinks is not None else None
-    attention(shape).run(
+    call(query, keys, values, parts, scores, out, window, softcap, sinks).run()
+    return out
+
+
+def call(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    parts: Tensor,
+    scores: Tensor,
+    out: Tensor,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+) -> Call:
+    """`attend` into `out`, for tensors that lie as the kernel wants them.
+
+    `parts` are the runs' by the shape's tokens, and argument PARTS is how many there are of them; `scores` is
+    the shape's, for as many positions as there are.
+    """
+    arguments = (
         query.data_ptr(),
         keys.data_ptr(),
         values.data_ptr(),
@@ -105,15 +132,19 @@ def attend(
         scores.data_ptr(),
         sinks.data_ptr() if sinks is not None else 0,
         len(parts),
-        kv_heads,
+        keys.shape[1],
         *query.stride()[:2],
         *keys.stride()[:2],
         *values.stride()[:2],
-        length,
-        window if window is not None else runs.positions,
+        scores.shape[2],
+        window if window is not None else UNLIMITED,
         bits_of(softcap or 0.0),
     )
-    return out
+    return Call(attention(_shape(query, keys, values)), arguments)
+
+
+def _shape(query: Tensor, keys: Tensor, values: Tensor) -> Shape:
+    return Shape(keys.shape[3], values.shape[3], query.shape[1] // keys.shape[1], keys.dtype)
 
 
 def _side_by_side(states: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite
 import torch
@@ -25,6 +25,8 @@ from samovar_server.engine.kernels.kept import kept
 
 PASSES_LEVEL, CODE_LEVEL = 2, 3
 """How much LLVM is to do to the source, and to the code that it makes of it; at most 3."""
+BARRIER = "GOMP_barrier"
+"""OpenMP's function in which threads of a team wait for each other; kernels may call it."""
 OPTION = "-unroll-runtime=false"
 """For LLVM: loops are unrolled as the source says, but for those of few turns. See `tiles.FEW_ROWS`."""
 
@@ -92,9 +94,9 @@ class Kernel:
         self._code.finalize_object()
         self._team = self._code.get_function_address("team") if openmp is not None else 0
         self._parallel = openmp.GOMP_parallel if openmp is not None else None
-        self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(
-            self._code.get_function_address("work")
-        )
+        self.address: int = self._code.get_function_address("work")
+        """Where the code is, for a script (see `script`)."""
+        self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(self.address)
 
     def run(self, *arguments: int, alone: bool = False) -> None:
         """Carry out the kernel on `arguments`, addresses and sizes, which it finds in this order behind the
@@ -108,6 +110,17 @@ class Kernel:
             self._alone(address, 0, 1)
         else:
             self._parallel(self._team, address, torch.get_num_threads(), 0)
+
+
+class Call(NamedTuple):
+    """A kernel and what it is to be carried out on, addresses and sizes; what they mean the kernel says."""
+
+    kernel: Kernel
+    arguments: tuple[int, ...]
+
+    def run(self, *, alone: bool = False) -> None:
+        """Carry it out now."""
+        self.kernel.run(*self.arguments, alone=alone)
 
 
 def _compiled(source: str, machine: binding.TargetMachine) -> bytes:
@@ -157,6 +170,7 @@ def _candidates() -> Iterator[Path]:
 
 def _add_team(work: ir.Function, openmp: Any) -> None:
     """Write the function `team` that each thread of OpenMP calls, and that calls `work` with its number."""
+    binding.add_symbol(BARRIER, ctypes.cast(getattr(openmp, BARRIER), ctypes.c_void_p).value)
     team = ir.Function(work.module, ir.FunctionType(VOID, [POINTER]), "team")
     build = ir.IRBuilder(team.append_basic_block())
     numbers = []

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from samovar_server.engine.kernels import vector_math
 from samovar_server.engine.kernels.emit import F32, FLOAT_BYTES, I64, Emitter, integer
-from samovar_server.engine.kernels.jit import Kernel, bits_of, new_kernel, vectors
+from samovar_server.engine.kernels.jit import Call, Kernel, bits_of, new_kernel, vectors
 from samovar_server.engine.kv_cache import SlotLayer
 from samovar_server.engine.step import Step
 
@@ -26,27 +26,35 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """RMSNorm (Zhang and Sennrich, 2019) of x [rows, size] by `weight` [size]."""
     x = x.contiguous()
     y = torch.empty_like(x)
-    rows, size = x.shape
-    _run(
-        _norm(_lanes(size)),
-        x.numel(),
-        x.data_ptr(),
-        weight.data_ptr(),
-        y.data_ptr(),
-        rows,
-        size,
-        bits_of(epsilon),
-    )
+    _run(norm_call(x, weight, epsilon, y), x)
     return y
+
+
+def norm_call(x: Tensor, weight: Tensor, epsilon: float, y: Tensor) -> Call:
+    """`rms_norm` into y, for an x whose rows lie side by side."""
+    rows, size = x.shape
+    pointers = x.data_ptr(), weight.data_ptr(), y.data_ptr()
+    return Call(_norm(_lanes(size)), (*pointers, rows, size, bits_of(epsilon)))
 
 
 def silu_gated(gate_up: Tensor) -> Tensor:
     """silu(gate) * up, for [rows, 2 * size] with a row's gate first: [rows, size]."""
     gate_up = gate_up.contiguous()
-    rows, size = gate_up.shape[0], gate_up.shape[1] // 2
-    y = gate_up.new_empty(rows, size)
-    _run(_gated(_lanes(size)), gate_up.numel(), gate_up.data_ptr(), y.data_ptr(), rows, size)
+    y = gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] // 2)
+    _run(gated_call(gate_up, y), gate_up)
     return y
+
+
+def gated_call(gate_up: Tensor, y: Tensor) -> Call:
+    """`silu_gated` into y, for rows that lie side by side."""
+    rows, size = y.shape
+    return Call(_gated(_lanes(size)), (gate_up.data_ptr(), y.data_ptr(), rows, size))
+
+
+def add_call(x: Tensor, more: Tensor) -> Call:
+    """x += more, both [rows, size] with rows that lie side by side."""
+    rows, size = x.shape
+    return Call(_add(_lanes(size)), (x.data_ptr(), more.data_ptr(), rows, size))
 
 
 def turn_and_keep(
@@ -59,33 +67,34 @@ def turn_and_keep(
     the queries, scaled.
     """
     heads, cos, sin = heads.contiguous(), cos.contiguous(), sin.contiguous()
-    tokens, count, size = heads.shape
-    kv_heads = (count - query_heads) // 2
-    keys, values = cache.buffers(*heads[:, query_heads:].chunk(2, 1))
-    assert step.runs.fit(keys), "the cache was reserved for them"
-    assert keys.stride() == values.stride() and keys.stride(2) == size, "positions lie side by side"
-    _run(
-        _turn(_lanes(size // 2)),
-        heads.numel(),
-        heads.data_ptr(),
-        cos.data_ptr(),
-        sin.data_ptr(),
-        keys.data_ptr(),
-        values.data_ptr(),
-        step.runs.places.data_ptr(),
-        tokens,
-        query_heads,
-        kv_heads,
-        size,
-        *keys.stride()[:2],
-        bits_of(scaling),
-    )
+    kv_heads = (heads.shape[1] - query_heads) // 2
+    cache.buffers(*heads[:, query_heads:].split(kv_heads, 1))
+    assert step.runs.fit(cache.keys), "the cache was reserved for them"
+    _run(turn_call(heads, query_heads, cos, sin, scaling, step.runs.places, cache), heads)
     return heads[:, :query_heads]
 
 
-def _run(kernel: Kernel, floats: int, *arguments: int) -> None:
-    """Carry out a kernel, by one thread if there are few `floats`."""
-    kernel.run(*arguments, alone=floats < SHARED_FROM)
+def turn_call(
+    heads: Tensor,
+    query_heads: int,
+    cos: Tensor,
+    sin: Tensor,
+    scaling: float,
+    places: Tensor,
+    cache: SlotLayer,
+) -> Call:
+    """`turn_and_keep` in place, for tensors whose rows lie side by side; `places` as `Runs` has them."""
+    tokens, count, size = heads.shape
+    keys, values = cache.keys, cache.values
+    assert keys.stride() == values.stride() and keys.stride(2) == size, "positions lie side by side"
+    pointers = [tensor.data_ptr() for tensor in (heads, cos, sin, keys, values, places)]
+    sizes = (tokens, query_heads, (count - query_heads) // 2, size, *keys.stride()[:2])
+    return Call(_turn(_lanes(size // 2)), (*pointers, *sizes, bits_of(scaling)))
+
+
+def _run(call: Call, like: Tensor) -> None:
+    """Carry out a call, by one thread if there are few numbers."""
+    call.run(alone=like.numel() < SHARED_FROM)
 
 
 def _lanes(size: int) -> int:
@@ -131,6 +140,22 @@ def _gated(lanes: int) -> Kernel:
             place = e.product(index, FLOAT_BYTES)
             gate, up = e.load(e.floats, gates, place), e.load(e.floats, gates, row_bytes, place)
             e.store(e.build.fmul(vector_math.silu(e, gate), up), y, place)
+    e.finish()
+    return Kernel(work)
+
+
+@functools.cache
+def _add(lanes: int) -> Kernel:
+    work = new_kernel("add")
+    e = Emitter(work, lanes)
+    x0, more0 = (e.address(work.args[0], index) for index in range(2))
+    count, size = (e.number(work.args[0], index) for index in (2, 3))
+    row_bytes = e.product(size, FLOAT_BYTES)
+    with e.tasks(work.args[0], count) as row:
+        x, more = (e.at(first, e.product(row, row_bytes)) for first in (x0, more0))
+        with e.loop(size, lanes) as index:
+            place = e.product(index, FLOAT_BYTES)
+            e.store(e.build.fadd(e.load(e.floats, x, place), e.load(e.floats, more, place)), x, place)
     e.finish()
     return Kernel(work)
 

@@ -166,7 +166,7 @@ async def measure_own(
         client, through, long_tokens=long_tokens, settle=settle
     )
     print(f"  long prompt while streams run: ITL p95 {long.stretch:.2f} times as long", flush=True)
-    loads, rounds = gateway_loads(quick), 2 if quick else 8
+    loads, rounds = gateway_loads(quick), 2 if quick else 24
     found.gateway[name] = both = await gateway(client, through, direct, loads=loads, rounds=rounds)
     for row in gateway_rows(name, both):
         print(f"  gateway: {', '.join(row[1:])}", flush=True)

@@ -16,6 +16,7 @@ from tests.benchmarks.plot import throughput
 from tests.benchmarks.report import cell_section, serving_sections
 from tests.benchmarks.results import CellOverhead, Serving
 from tests.benchmarks.scenarios import Scenario, scenarios
+from tests.benchmarks.servers import SLOTS
 from tests.benchmarks.targets import verdicts
 
 LOAD = Scenario("short, 1 client", 2, 40, 3)
@@ -107,7 +108,7 @@ def test_the_gateway_is_judged_by_rounds_and_not_by_how_fast_the_machine_was_in_
     assert "| samovar int4 | TTFT ms | 45.0 | 53.0 | 8.0 ms (6.0 to 10.0) |" in report
 
 
-def test_gateway_and_worker_are_asked_by_turns_and_never_the_same() -> None:
+def test_gateway_and_worker_are_asked_the_same_by_turns_and_find_nothing_in_the_cache() -> None:
     asked: list[tuple[str, str]] = []
 
     def serve(request: httpx.Request) -> httpx.Response:
@@ -122,11 +123,22 @@ def test_gateway_and_worker_are_asked_by_turns_and_never_the_same() -> None:
             return await gateway(client, through, direct, loads=loads, rounds=2)
 
     found = asyncio.run(go())
-    hosts = [host for host, _ in asked]
-    assert hosts[:8] == ["through"] * 2 + ["direct"] * 4 + ["through"] * 2
-    assert hosts[8:] == ["through", "direct", "direct", "through"] * 3
-    assert len({prompt for _, prompt in asked}) == len(asked)
-    assert len({prompt.split()[0] for host, prompt in asked if host == "direct"}) == 1
+    loads, firsts = asked[: 4 * (SLOTS + 2)], asked[4 * (SLOTS + 2) :]
+    turns = [loads[first : first + SLOTS + 2] for first in range(0, len(loads), SLOTS + 2)]
+    forgotten = [turn[:SLOTS] for turn in turns]
+    assert {host for turn in forgotten for host, _ in turn} == {"direct"}
+    assert len({prompt for turn in forgotten for _, prompt in turn}) == 4 * SLOTS
+    measured = [turn[SLOTS:] for turn in turns]
+    assert [{host for host, _ in turn} for turn in measured] == [
+        {"through"},
+        {"direct"},
+        {"direct"},
+        {"through"},
+    ]
+    rounds = [sorted(prompt for _, prompt in turn) for turn in measured]
+    assert rounds[0] == rounds[1] != rounds[2] == rounds[3]
+    assert [host for host, _ in firsts] == ["through", "direct", "direct", "through"] * 3
+    assert len({prompt.split()[0] for host, prompt in firsts if host == "direct"}) == 1
     pairs = (found.speeds["2 clients"], found.ttft)
     assert [(len(pair.direct), len(pair.through)) for pair in pairs] == [(2, 2), (6, 6)]
 

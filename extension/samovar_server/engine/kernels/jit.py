@@ -150,7 +150,7 @@ def _openmp() -> Any:
     """The OpenMP library that torch has loaded, or None when it is not known how to call it."""
     for path in _candidates():
         library = ctypes.CDLL(str(path))
-        if hasattr(library, "GOMP_parallel"):  # GCC's, and LLVM's that answers to its calls
+        if hasattr(library, "GOMP_parallel") and hasattr(library, BARRIER):  # GCC's, and LLVM's like it
             library.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
             library.GOMP_parallel.restype = None
             return library

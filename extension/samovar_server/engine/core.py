@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from samovar_server.engine.compute import ComputeThread
+from samovar_server.engine.cores import Cores
 from samovar_server.engine.pace import Pace
 from samovar_server.engine.row_cost import RowCost
 from samovar_server.engine.runner import ModelRunner
@@ -71,7 +72,8 @@ class Advance:
 class Engine:
     """Generates for many sequences at once, `reserve` of the `slots` being for those that are `express`.
 
-    `room` and `speculative` are the Scheduler's. `cost` is where it begins to follow what rows cost.
+    `room` and `speculative` are the Scheduler's. `cost` is where it begins to follow what rows cost. `cores`
+    are shared with other workers; None: they are not.
 
     `submit` and `abort` may be called from any thread. Outputs of a step are handed to `deliver` in one
     call on the compute thread, which is to pass them on to where sequences' `emit` belongs.
@@ -89,6 +91,7 @@ class Engine:
         room: int | None = None,
         speculative: bool = False,
         cost: RowCost = NOTHING_KNOWN,
+        cores: Cores | None = None,
         deliver: Callable[[Delivery], None],
         on_failure: Callable[[Exception], None],
     ) -> None:
@@ -100,6 +103,7 @@ class Engine:
         )
         self._pace = Pace()
         self._cost = cost
+        self._cores = cores if cores is not None else Cores()
         self._deliver = deliver
         self._on_failure = on_failure
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -166,13 +170,16 @@ class Engine:
                 plan = self._scheduler.plan(self._pace, self._cost)
             idle = not plan
             if idle:
+                self._cores.end()
                 continue
+            self._cores.begin()
             began = time.perf_counter()
             self._step(plan)
             seconds = time.perf_counter() - began
             self.stats.steps += 1
             self.stats.busy_seconds += seconds
             self._follow(plan, seconds)
+        self._cores.end()
 
     def _follow(self, plan: Plan, seconds: float) -> None:
         """Learn from what the step took."""

@@ -21,6 +21,7 @@ from samovar_server.engine import gpu
 from samovar_server.engine.adapters import Adapters
 from samovar_server.engine.compute import ComputeThread
 from samovar_server.engine.core import Delivery, Engine
+from samovar_server.engine.cores import shared_cores
 from samovar_server.engine.embedding import Embedder
 from samovar_server.engine.embedding_card import makes_embeddings
 from samovar_server.engine.embeddings import EmbeddingService
@@ -118,6 +119,7 @@ class Serving:
             room=self.room,
             # Where bits depend on the company, they would depend on whether a draft was right.
             speculative=self.spec.speculative and self.inexact_because is None and self.runner.resumes,
+            cores=shared_cores() if self.runner.device.type == "cpu" else None,
             deliver=lambda outputs: _call_soon(loop, hand_out, outputs),
             on_failure=give_up,
         )

@@ -12,6 +12,7 @@ import torch
 
 from samovar_server.engine.compute import ComputeThread
 from samovar_server.engine.core import Delivery, Engine
+from samovar_server.engine.cores import Cores
 from samovar_server.engine.row_cost import RowCost
 from samovar_server.engine.runner import ModelRunner
 from samovar_server.engine.sequence import Output, Sequence
@@ -186,6 +187,7 @@ class Bench:
         room: int | None = None,
         rule: Rule = next_token,
         speculative: bool = False,
+        cores: Cores | None = None,
     ) -> None:
         self.runner = RuleRunner(slots, rule)
         self.failure: list[Exception] = []
@@ -199,6 +201,7 @@ class Bench:
             room=room,
             speculative=speculative,
             cost=CheapRows(),
+            cores=cores,
             deliver=self._deliver,
             on_failure=self._fail,
         )

@@ -109,7 +109,8 @@ class Kernel:
         if self._parallel is None or alone:
             self._alone(address, 0, 1)
         else:
-            self._parallel(self._team, address, torch.get_num_threads(), 0)
+            threads = torch.get_num_threads()
+            self._parallel(self._team, address, threads if _most is None else min(threads, _most), 0)
 
 
 class Call(NamedTuple):
@@ -132,6 +133,15 @@ def _compiled(source: str, machine: binding.TargetMachine) -> bytes:
     passes.getModulePassManager().run(module, passes)
     code: bytes = machine.emit_object(module)
     return code
+
+
+_most: int | None = None
+
+
+def limit_threads(most: int | None) -> None:
+    """Let kernels take no more threads from now on; None: as many as torch does. It changes no bit."""
+    global _most
+    _most = most
 
 
 def bits_of(value: float) -> int:

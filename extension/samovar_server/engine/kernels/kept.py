@@ -33,7 +33,7 @@ def kept(name: str, make: Callable[[], bytes]) -> bytes:
         return make()
     code = None
     try:
-        _keep_to_ourselves(folder)
+        keep_to_ourselves(folder)
         code = _read(folder / name)
         if code is None:
             code = make()
@@ -50,7 +50,7 @@ def _folder() -> Path | None:
     return Path(chosen) if chosen else None
 
 
-def _keep_to_ourselves(folder: Path) -> None:
+def keep_to_ourselves(folder: Path) -> None:
     """Make the folder if there is none. PermissionError when others could put something into it."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.stat()

@@ -113,8 +113,8 @@ class CompletionsHandler(GeneratingHandler):
                 choice.add(output)
                 if choice.text or choice.scored or output.finish_reason is not None:
                     logprobs = choice.logprobs(answer)
-                    whole = answer.choice(index, choice.text, logprobs, output.finish_reason)
-                    self.event(answer.chunk(whole))
+                    added = answer.choice(index, choice.text, logprobs, output.finish_reason)
+                    self.event(answer.chunk(added))
                 choice.told()
             await self.flush()
         if request.include_usage or self.place.counted:

@@ -26,6 +26,7 @@ from samovar_server.engine.kernels.kept import keep_to_ourselves
 log = logging.getLogger(__name__)
 
 PLACES = 64
+"""Workers that can tell each other; further ones take all cores."""
 NUMBER = struct.Struct("d")
 BUSY_SECONDS = 5.0
 """For so long a worker is reckoned with that began a step and did not say that it is done: it was killed, or

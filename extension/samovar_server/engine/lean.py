@@ -50,7 +50,7 @@ def _stack(model: Any, layers: list[LeanForward]) -> None:
         return
     (same,) = sizes
     assert same is not None
-    stack = Stack(same, layers, {layer.window for layer in layers})
+    stack = Stack(same, layers, {layer.settings.window for layer in layers})
     for layer in layers:
         layer.stack = stack
 
@@ -72,10 +72,9 @@ class LeanForward:
         window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))
         if type(layer).__name__ == "LlamaDecoderLayer":  # whose attention has none, whatever is configured
             window = None
-        self.window: int | None = window
+        self.settings = Settings(window, None, None)
         self.stack: Stack | None = None
         """All layers of the model, if the first of them computes all."""
-        self._settings = Settings(window, None, None)
         self._linears: list[Callable[[Tensor], Tensor]] = [
             _whole(attention, SIBLINGS[0]),
             attention.o_proj,
@@ -89,6 +88,7 @@ class LeanForward:
         self._norms = [layer.input_layernorm, layer.post_attention_layernorm]
         on_cpu = layer.input_layernorm.weight.device.type == "cpu"
         self._ours = on_cpu and layer.input_layernorm.weight.dtype == torch.float32
+        self._is_silu = isinstance(self._activation, SiLUActivation | nn.SiLU)
 
     def __call__(
         self,
@@ -117,7 +117,7 @@ class LeanForward:
         heads = qkv(self._norm(0, x, ours)).view(x.shape[0], -1, self._head_dim)
         cache = past_key_values.layers[self._index]
         query = self._place(heads, slot_step, position_embeddings, cache, ours)
-        attended = attend_rows(query, cache.keys, cache.values, slot_step, self._settings)
+        attended = attend_rows(query, cache.keys, cache.values, slot_step, self.settings)
         x.add_(out(attended.flatten(1)))
         x.add_(down(self._gate(gate_up(self._norm(1, x, ours)), ours)))
         return hidden_states
@@ -129,7 +129,7 @@ class LeanForward:
     @property
     def sizes(self) -> Sizes | None:
         """The layer's sizes, if kernels of ours compute all of it: then it can be part of a stack."""
-        ours = self._ours and has_threads() and isinstance(self._activation, SiLUActivation | nn.SiLU)
+        ours = self._ours and has_threads() and self._is_silu
         if not ours or len(self._panels) < len(self._linears):
             return None
         down = self._panels[-1]
@@ -140,12 +140,12 @@ class LeanForward:
         """What the layer computes, for a stack."""
         of, (before, between) = workspace, self._norms
         qkv, out, gate_up, down = self._panels
-        query = of.heads[:, : self._heads[0]]
+        window = self.settings.window
         return (
             rowwise.norm_call(of.x, before.weight, before.variance_epsilon, of.normed),
             qkv.call(of.normed, of.heads.flatten(1)),
             rowwise.turn_call(of.heads, self._heads[0], of.cos, of.sin, self._scaling, of.places, cache),
-            kernel.call(query, cache.keys, cache.values, of.parts, scores, of.attended, self.window),
+            kernel.call(of.query, cache.keys, cache.values, of.parts, scores, of.attended, window),
             out.call(of.attended.flatten(1), of.added),
             rowwise.add_call(of.x, of.added),
             rowwise.norm_call(of.x, between.weight, between.variance_epsilon, of.normed),
@@ -179,7 +179,7 @@ class LeanForward:
         return query
 
     def _gate(self, gate_up: Tensor, ours: bool) -> Tensor:
-        if ours and isinstance(self._activation, SiLUActivation | nn.SiLU):
+        if ours and self._is_silu:
             return rowwise.silu_gated(gate_up)
         gate, up = gate_up.chunk(2, -1)
         activated: Tensor = self._activation(gate)

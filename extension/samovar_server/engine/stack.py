@@ -35,20 +35,18 @@ class Sizes:
     head_dim: int
     inner: int
 
-    @property
-    def attention(self) -> attention.Shape:
-        """What attention is compiled for."""
-        group = self.query_heads // self.kv_heads
-        return attention.Shape(self.head_dim, self.head_dim, group, torch.float32)
-
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """Buffers that all layers use one after the other, a row for each token. `x` is what they add to."""
+    """Buffers that all layers use one after the other, a row for each token.
+
+    `x` is what they add to; `query` is a part of `heads`.
+    """
 
     x: Tensor
     normed: Tensor
     heads: Tensor
+    query: Tensor
     attended: Tensor
     added: Tensor
     gate_up: Tensor
@@ -65,10 +63,12 @@ class Workspace:
         def rows(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.empty(MOST_TOKENS, *size, dtype=dtype)
 
+        heads = rows(sizes.query_heads + 2 * sizes.kv_heads, sizes.head_dim)
         return cls(
             x=rows(sizes.width),
             normed=rows(sizes.width),
-            heads=rows(sizes.query_heads + 2 * sizes.kv_heads, sizes.head_dim),
+            heads=heads,
+            query=heads[:, : sizes.query_heads],
             attended=rows(sizes.query_heads, sizes.head_dim),
             added=rows(sizes.width),
             gate_up=rows(2 * sizes.inner),
@@ -96,12 +96,11 @@ class Stack:
 
     def __init__(self, sizes: Sizes, layers: Sequence[Layer], windows: set[int | None]) -> None:
         """`windows` are the sliding windows of the layers."""
-        self._sizes = sizes
         self._layers = layers
         self._windows = windows
         self._workspace = Workspace.of(sizes)
         self._scores = torch.empty(0)
-        self._scripts: dict[int, Script] = {}
+        self._scripts: dict[int, tuple[Workspace, Script]] = {}
         self._cache: weakref.ref[SlotCache] | None = None
         self._written_for: tuple[int, ...] = ()
 
@@ -114,11 +113,11 @@ class Stack:
         tokens = len(x)
         if tokens > MOST_TOKENS or not cache.layers[-1].is_initialized:
             return False
-        script = self._script(tokens, cache)
-        runs, shape = step.runs, self._sizes.attention
-        assert runs.fit(cache.layers[0].keys), "the cache was reserved for them"
+        runs, kept = step.runs, cache.layers[0]
+        assert runs.fit(kept.keys), "the cache was reserved for them"
+        shape = attention.Shape.of(self._workspace.query, kept.keys, kept.values)
+        of, script = self._script(tokens, cache, shape)
         parts = runs.parts(shape.tokens)
-        of = self._workspace.first(tokens)
         of.x.copy_(x)
         of.cos.copy_(positions[0][0])
         of.sin.copy_(positions[1][0])
@@ -130,20 +129,20 @@ class Stack:
         step.windows |= self._windows
         return True
 
-    def _script(self, tokens: int, cache: SlotCache) -> Script:
+    def _script(self, tokens: int, cache: SlotCache, shape: attention.Shape) -> tuple[Workspace, Script]:
+        """The script for so many tokens, and the rows that it works in."""
         # The buffers of the cache are where they were as long as they have not grown.
         now = (cache.rows, cache.length, torch.get_num_threads())
         if self._cache is None or self._cache() is not cache or now != self._written_for:
             self._scripts.clear()
-            self._scores = self._sizes.attention.scores(cache.length)
+            self._scores = shape.scores(cache.length)
             self._cache, self._written_for = weakref.ref(cache), now
-        script = self._scripts.get(tokens)
-        if script is None:
+        if tokens not in self._scripts:
             of = self._workspace.first(tokens)
             calls = [
                 call
                 for layer, kept in zip(self._layers, cache.layers, strict=True)
                 for call in layer.calls(of, self._scores, kept)
             ]
-            script = self._scripts[tokens] = Script(calls)
-        return script
+            self._scripts[tokens] = of, Script(calls)
+        return self._scripts[tokens]

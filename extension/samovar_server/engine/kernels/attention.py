@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from llvmlite import ir
@@ -50,6 +51,11 @@ class Shape:
     value_dim: int
     group: int
     dtype: torch.dtype
+
+    @classmethod
+    def of(cls, query: Tensor, keys: Tensor, values: Tensor) -> Self:
+        """For tensors as `attend` has them."""
+        return cls(keys.shape[3], values.shape[3], query.shape[1] // keys.shape[1], keys.dtype)
 
     @property
     def lanes(self) -> int:
@@ -97,7 +103,7 @@ def attend(
     if query.stride(2) != 1:
         query = query.contiguous()
     keys, values = _side_by_side(keys), _side_by_side(values)
-    shape = _shape(query, keys, values)
+    shape = Shape.of(query, keys, values)
     assert runs.fit(keys) and runs.fit(values), "the cache was reserved for them"
     parts = runs.parts(shape.tokens)
     scores = shape.scores(runs.positions)
@@ -140,11 +146,7 @@ def call(
         window if window is not None else UNLIMITED,
         bits_of(softcap or 0.0),
     )
-    return Call(attention(_shape(query, keys, values)), arguments)
-
-
-def _shape(query: Tensor, keys: Tensor, values: Tensor) -> Shape:
-    return Shape(keys.shape[3], values.shape[3], query.shape[1] // keys.shape[1], keys.dtype)
+    return Call(attention(Shape.of(query, keys, values)), arguments)
 
 
 def _side_by_side(states: Tensor) -> Tensor:
